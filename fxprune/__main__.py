@@ -1,0 +1,5 @@
+"""`python -m fxprune`."""
+
+from fxprune.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""Contractions with a parameter as matrices: rows in, rows out, a system for each group of channels.
+
+To teach fxprune another contraction, write a class with the members of `Contraction` and register it with
+`@contraction(op)`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_REGISTRY: dict[Any, type[Contraction]] = {}
+
+
+class Contraction(ABC):
+    """A node that multiplies its input with a parameter, seen as y = x W + b on rows.
+
+    name: of the node. source: of the input's node. weight, bias: names of the parameters.
+    systems: how many independent maps there are, 1 but for grouped convolutions.
+    output_axis: the axis of the node's value that its channels run along.
+    """
+
+    output_axis: int
+
+    def __init__(self, node: fx.Node) -> None:
+        arguments = _arguments(node)
+        self.name, self.source = node.name, _name(arguments["input"])
+        self.weight = str(arguments["weight"].target)
+        bias = arguments.get("bias")
+        self.bias = None if bias is None else str(bias.target)
+        self.systems = int(arguments.get("groups", 1))
+        self.arguments = arguments
+
+    @abstractmethod
+    def positions(self, y: Tensor) -> int:
+        """How many rows the value `y` of the node has."""
+
+    @abstractmethod
+    def rows(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        """The rows at `index` of the input `x` of the node: [systems, rows, inputs]. Of `y` only the sizes count."""
+
+    @abstractmethod
+    def channel_rows(self, y: Tensor, index: Tensor) -> Tensor:
+        """The rows at `index` of a value with the sizes of the node's: [rows, channels]."""
+
+    def targets(self, y: Tensor, index: Tensor) -> Tensor:
+        """The rows at `index` of a value of the node, as [systems, rows, outputs]."""
+        rows = self.channel_rows(y, index)
+        return rows.reshape(len(rows), self.systems, -1).movedim(1, 0)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """A tensor of the weight's shape as [systems, inputs, outputs]."""
+        return weight.reshape(self.systems, weight.shape[0] // self.systems, -1).mT
+
+    def tensor(self, matrix: Tensor, like: Tensor) -> Tensor:
+        """The inverse of `matrix`, in the shape and dtype of `like`."""
+        return matrix.mT.reshape(like.shape).to(like)
+
+
+def contraction(*ops: Any) -> Callable[[type[Contraction]], type[Contraction]]:
+    """Register the class that reads these ops."""
+
+    def register(cls: type[Contraction]) -> type[Contraction]:
+        _REGISTRY.update(dict.fromkeys(ops, cls))
+        return cls
+
+    return register
+
+
+def contractions(gm: fx.GraphModule) -> dict[str, Contraction]:
+    """The contractions of a graph by node name, in its order. One whose weight is computed or shared is left out."""
+    found = [
+        _REGISTRY[node.target](node)
+        for node in gm.graph.nodes
+        if node.target in _REGISTRY and _is_parameter(_arguments(node)["weight"])
+    ]
+    uses: dict[str, int] = {}
+    for node in gm.graph.nodes:
+        if node.op == "get_attr":
+            uses[str(node.target)] = uses.get(str(node.target), 0) + len(node.users)
+    return {item.name: item for item in found if uses[item.weight] == 1}
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call by the names of the op's schema, defaults left out."""
+    named = dict(zip((argument.name for argument in node.target._schema.arguments), node.args))  # type: ignore[union-attr]
+    return {**named, **node.kwargs}
+
+
+def _name(value: Any) -> str:
+    assert isinstance(value, fx.Node)
+    return value.name
+
+
+def _is_parameter(value: Any) -> bool:
+    return isinstance(value, fx.Node) and value.op == "get_attr"
+
+
+@contraction(torch.ops.aten.linear.default)
+class _Linear(Contraction):
+    """A matrix product along the last axis."""
+
+    output_axis = -1
+
+    def positions(self, y: Tensor) -> int:
+        return y.numel() // y.shape[-1]
+
+    def rows(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        return x.reshape(-1, x.shape[-1])[index][None]
+
+    def channel_rows(self, y: Tensor, index: Tensor) -> Tensor:
+        return y.reshape(-1, y.shape[-1])[index]
+
+
+@contraction(
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.conv1d.padding,
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.conv3d.padding,
+)
+class _Convolution(Contraction):
+    """A convolution: a row is the patch under one output position."""
+
+    output_axis = 1
+
+    def positions(self, y: Tensor) -> int:
+        return y.numel() // y.shape[1]
+
+    def rows(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        spatial = x.ndim - 2
+        kernel = self.arguments["weight"].meta["val"].shape[2:]
+        stride, dilation = self._each("stride", spatial), self._each("dilation", spatial)
+        x = torch.nn.functional.pad(x, self._padding(kernel, dilation)).movedim(1, -1)
+        image, *places = _unravel(index, (y.shape[0], *y.shape[2:]))
+        where = [image.view(-1, *[1] * spatial)]
+        for axis, place in enumerate(places):
+            offsets = torch.arange(kernel[axis], device=index.device) * dilation[axis]
+            shape = [1] * spatial
+            shape[axis] = -1
+            where.append((place * stride[axis]).view(-1, *[1] * spatial) + offsets.view(shape))
+        patches = x[tuple(where)].movedim(-1, 1)  # [rows, channels, *kernel]
+        return patches.reshape(len(index), self.systems, -1).movedim(1, 0)
+
+    def channel_rows(self, y: Tensor, index: Tensor) -> Tensor:
+        image, *places = _unravel(index, (y.shape[0], *y.shape[2:]))
+        return y.movedim(1, -1)[(image, *places)]
+
+    def _each(self, name: str, spatial: int) -> list[int]:
+        value = self.arguments.get(name, 1)
+        sizes = [value] if isinstance(value, int) else list(value)
+        return sizes * spatial if len(sizes) == 1 else sizes
+
+    def _padding(self, kernel: tuple[int, ...], dilation: list[int]) -> list[int]:
+        """Zeros before and after each spatial axis, last axis first, as torch.nn.functional.pad takes them."""
+        padding = self.arguments.get("padding", 0)
+        total = [step * (size - 1) for step, size in zip(dilation, kernel)]
+        if padding == "valid":
+            pairs = [(0, 0)] * len(kernel)
+        elif padding == "same":
+            pairs = [(both // 2, both - both // 2) for both in total]
+        else:
+            pairs = [(size, size) for size in self._each("padding", len(kernel))]
+        return [size for pair in reversed(pairs) for size in pair]
+
+
+def _unravel(index: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    """Flat positions as one position for each axis."""
+    places = []
+    for size in reversed(shape):
+        places.append(index % size)
+        index = index // size
+    return places[::-1]

@@ -1,0 +1,103 @@
+"""Evaluation on demand: from some values of a graph to others, with nothing kept that is no longer needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+Values = dict[str, Any]
+
+
+def attribute(gm: fx.GraphModule, name: str) -> Tensor:
+    """The tensor of a graph under its dotted name, detached."""
+    value: Any = gm
+    for part in name.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, Tensor)
+    return value.detach()
+
+
+class Evaluator:
+    """Computes values of nodes of `gm` from values of other nodes.
+
+    offsets: per-channel corrections by node name, added to the value of that node as soon as it is computed. May be
+        changed between calls, as may the parameters of `gm`.
+    """
+
+    def __init__(self, gm: fx.GraphModule, offsets: Mapping[str, Tensor] | None = None) -> None:
+        self.gm = gm
+        self.offsets: dict[str, Tensor] = dict(offsets or {})
+        self.nodes = {node.name: node for node in gm.graph.nodes}
+        self._order = {name: position for position, name in enumerate(self.nodes)}
+        self._schedules: dict[tuple[frozenset[str], frozenset[str]], list[tuple[fx.Node, list[str]]]] = {}
+
+    def __call__(self, wanted: Iterable[str], given: Mapping[str, Any]) -> Values:
+        """The values of the nodes `wanted`, given those of others. Raises KeyError where an input is missing."""
+        targets = frozenset(wanted)
+        values = {name: value for name, value in given.items()}
+        for node, expired in self._schedule(targets, frozenset(given)):
+            values[node.name] = self.run(node, values)
+            for name in expired:
+                del values[name]
+        return {name: values[name] for name in targets}
+
+    def run(self, node: fx.Node, values: Mapping[str, Any]) -> Any:
+        """The value of one node, given those of its inputs."""
+        if node.op == "get_attr":
+            return attribute(self.gm, str(node.target))
+        if node.op != "call_function":
+            raise KeyError(f"the value of {node.op} `{node.name}` is not given")
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument.name])
+        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        offset = self.offsets.get(node.name)
+        return result if offset is None else result + offset
+
+    def alive_at(self, name: str, inclusive: bool) -> tuple[str, ...]:
+        """The nodes before `name` (or up to it) whose values are needed after it (or from it on), parameters apart."""
+        cut = self._order[name] + inclusive
+        order = self._order
+        return tuple(
+            node.name
+            for node in list(self.nodes.values())[:cut]
+            if node.op != "get_attr" and any(order[user.name] >= cut for user in node.users)
+        )
+
+    def _schedule(self, wanted: frozenset[str], given: frozenset[str]) -> list[tuple[fx.Node, list[str]]]:
+        """The nodes to run, in order, each with the names whose values are no longer needed after it."""
+        key = (wanted, given)
+        if key not in self._schedules:
+            needed: set[str] = set()
+            stack = [name for name in wanted if name not in given]
+            while stack:
+                name = stack.pop()
+                if name not in needed:
+                    needed.add(name)
+                    stack += [n.name for n in self.nodes[name].all_input_nodes if n.name not in given]
+            order = [self.nodes[name] for name in sorted(needed, key=self._order.__getitem__)]
+            last = {argument.name: node.name for node in order for argument in node.all_input_nodes}
+            expiring: dict[str, list[str]] = {}
+            for name, user in last.items():
+                if name not in wanted:
+                    expiring.setdefault(user, []).append(name)
+            self._schedules[key] = [(node, expiring.get(node.name, [])) for node in order]
+        return self._schedules[key]
+
+
+def outputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
+    """The names of the nodes that the graph returns."""
+    node = next(iter(reversed(gm.graph.nodes)))
+    return tuple(argument.name for argument in node.all_input_nodes)
+
+
+def inputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
+    """The names of the placeholders."""
+    return tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")
+
+
+def to_device(gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> Values:
+    """A batch as the values of the placeholders, where the parameters are."""
+    device = next((parameter.device for parameter in gm.parameters()), torch.device("cpu"))
+    return {name: tensor.to(device) for name, tensor in zip(inputs_of(gm), batch, strict=True)}

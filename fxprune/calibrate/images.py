@@ -1,0 +1,114 @@
+"""Calibration data: whatever the user gives becomes checked batches of flat graph inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.errors import CalibrationError
+
+Batch = tuple[Tensor, ...]  # one tensor for each placeholder of the graph
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Batches of graph inputs, as many images in each as fit a pass through the network.
+
+    batches: one tensor for each placeholder of the graph.
+    held_out: how many of the batches, taken from the end, serve only to judge corrections.
+    """
+
+    batches: tuple[Batch, ...]
+    held_out: int = 0
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return sum(len(batch[0]) for batch in self.batches)
+
+    def is_held_out(self, index: int) -> bool:
+        """Whether the batch at `index` is kept apart for judging."""
+        return index >= len(self.batches) - self.held_out
+
+
+def calibration_for(
+    gm: fx.GraphModule, data: Any, *, batch_size: int = 64, held_out: float = 0.125, seed: int = 0
+) -> Calibration:
+    """Check unlabelled calibration data against the inputs of a captured graph and cut it into batches.
+
+    data: a tensor [images, ...], a DataLoader, or any iterable of tensors, tuples (first item: the input) or dicts
+        (by the names of the inputs). It is read once.
+    held_out: the share of the images kept apart for judging corrections, drawn with `seed`; 0 where there is but one
+        batch.
+
+    Raises CalibrationError when the data is empty, holds NaN or infinity, or does not fit the graph.
+    """
+    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    columns = [torch.cat(parts) for parts in zip(*_checked(inputs, data), strict=True)]
+    if not columns or len(columns[0]) == 0:
+        raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
+    size = _static_batch(inputs) or batch_size
+    count = len(columns[0]) if _static_batch(inputs) is None else len(columns[0]) // size * size
+    if count == 0:
+        raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    batches = tuple(tuple(column[part] for column in columns) for part in order.split(size))
+    kept_apart = round(held_out * len(batches))
+    return Calibration(batches, kept_apart if len(batches) > 1 else 0)
+
+
+def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
+    """Each item of the data as one tensor for each input of the graph."""
+    items: Iterable[Any] = [data] if isinstance(data, Tensor) else data
+    if isinstance(data, Mapping) or not isinstance(items, Iterable):
+        raise CalibrationError(f"calibration must be a tensor or an iterable of batches, not {type(data).__name__}")
+    for number, item in enumerate(items):
+        batch = _tensors(inputs, item, number)
+        for node, tensor in zip(inputs, batch, strict=True):
+            _check(node, tensor, number)
+        if len({len(tensor) for tensor in batch}) != 1:
+            raise CalibrationError(f"calibration batch {number}: the inputs differ in batch size")
+        yield batch
+
+
+def _tensors(inputs: list[fx.Node], item: Any, number: int) -> Batch:
+    if isinstance(item, Mapping):
+        missing = [node.name for node in inputs if node.name not in item]
+        if missing:
+            raise CalibrationError(f"calibration batch {number} lacks the inputs {missing}; it has {sorted(item)}")
+        return tuple(item[node.name] for node in inputs)
+    if isinstance(item, (tuple, list)):
+        if not item:
+            raise CalibrationError(f"calibration batch {number} is an empty {type(item).__name__}")
+        nested = item[0] if isinstance(item[0], (tuple, list)) else item
+        item = nested[0] if len(inputs) == 1 else tuple(nested[: len(inputs)])
+    batch = item if isinstance(item, tuple) else (item,)
+    if len(batch) != len(inputs):
+        raise CalibrationError(f"calibration batch {number} holds {len(batch)} inputs; the model takes {len(inputs)}")
+    return batch
+
+
+def _check(node: fx.Node, tensor: Any, number: int) -> None:
+    """Raise CalibrationError unless `tensor` can be fed to the placeholder `node`."""
+    where = f"calibration batch {number}, input `{node.name}`"
+    if not isinstance(tensor, Tensor):
+        raise CalibrationError(f"{where}: expected a tensor, found {type(tensor).__name__}")
+    expected = node.meta["val"]
+    static = [(have, want) for have, want in zip(tensor.shape[1:], expected.shape[1:]) if isinstance(want, int)]
+    if tensor.ndim != expected.ndim or any(have != want for have, want in static):
+        shape = tuple(size if isinstance(size, int) else "*" for size in ("*", *expected.shape[1:]))
+        raise CalibrationError(f"{where}: shape {tuple(tensor.shape)} does not fit the model's {shape}")
+    if tensor.dtype != expected.dtype:
+        raise CalibrationError(f"{where}: dtype {tensor.dtype} is not the model's {expected.dtype}; convert it first")
+    if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        raise CalibrationError(f"{where} holds NaN or infinity")
+
+
+def _static_batch(inputs: list[fx.Node]) -> int | None:
+    """The batch size that the graph is fixed to, or None where it may change."""
+    fixed = [size for node in inputs if isinstance(size := node.meta["val"].shape[0], int)]
+    return fixed[0] if fixed else None

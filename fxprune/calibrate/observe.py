@@ -1,0 +1,177 @@
+"""One walk over the dense network: what each contraction reads, and how much the network's outputs feel its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.calibrate.contraction import Contraction, contractions
+from fxprune.calibrate.evaluate import Evaluator, attribute, outputs_of, to_device
+from fxprune.calibrate.homes import bias_home
+from fxprune.calibrate.images import Calibration
+from fxprune.closed_form.moments import Moments
+from fxprune.closed_form.removal import System
+from fxprune.types import ChannelGroup, Coupling
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the calibration images say about one contraction.
+
+    covariance: of its rows [systems, inputs, inputs], float64; about zero where no bias can take up a mean.
+    weights: [systems, inputs, outputs].
+    sensitivity: [systems, outputs, outputs]: the squared error of the network's outputs, relative to their variance,
+        that an error e of this contraction's output makes is about e^T sensitivity e, with e^2 averaged over positions.
+    """
+
+    covariance: Tensor
+    weights: Tensor
+    sensitivity: Tensor
+
+
+def observe(
+    gm: fx.GraphModule,
+    coupling: Coupling,
+    calibration: Calibration,
+    *,
+    rows_per_image: int = 32,
+    seed: int = 0,
+    memory: int = 1 << 30,
+    progress: Progress | None = None,
+) -> dict[str, Observed]:
+    """Second moments and sensitivities of every contraction that reads a group, by the name of its weight.
+
+    rows_per_image: at most so many output positions of an image serve as rows, drawn with `seed`.
+    memory: bytes that the activations of one pass may take; batches are cut to fit.
+    progress: called with (batches done, batches).
+    """
+    readers = [item for item in contractions(gm).values() if _reads_a_group(coupling, item.weight)]
+    tallies = {item.name: _Tally(gm, item) for item in readers}
+    generator = torch.Generator().manual_seed(seed)
+    evaluator = Evaluator(gm)
+    chunk = max(1, memory // max(1, _bytes_per_image(gm)))
+    for done, batch in enumerate(calibration.batches):
+        for part in zip(*(tensor.split(chunk) for tensor in batch), strict=True):
+            inputs = to_device(gm, part)
+            sources, values, gradients = _sensitivities(evaluator, readers, inputs, generator)
+            for item in readers:
+                tallies[item.name].add(
+                    sources[item.source], values[item.name], gradients[item.name], rows_per_image * len(part[0]), generator
+                )
+        if progress is not None:
+            progress(done + 1, len(calibration.batches))
+    return {item.weight: tallies[item.name].observed() for item in readers}
+
+
+def systems_of(group: ChannelGroup, coupling: Coupling, observed: Mapping[str, Observed], gm: fx.GraphModule) -> list[System]:
+    """The maps that read `group`, in the terms of closed_form: one for each contraction and each of its systems."""
+    by_weight = {item.weight: item for item in contractions(gm).values()}
+    result = []
+    for name in dict.fromkeys(axis.param for axis in group.axes if coupling.roles[axis] == "consumes"):
+        if name in observed:
+            units = column_units(by_weight[name], coupling, group, attribute(gm, name))
+            seen = observed[name]
+            for covariance, weights, sensitivity, ids in zip(seen.covariance, seen.weights, seen.sensitivity, units):
+                if bool((ids >= 0).any()):
+                    result.append(System(covariance, weights @ _root(sensitivity), ids))
+    return result
+
+
+def column_units(item: Contraction, coupling: Coupling, group: ChannelGroup, weight: Tensor) -> Tensor:
+    """The unit of `group` behind each input of a contraction [systems, inputs]; -1 where it is none of the group's."""
+    result = torch.full(item.matrix(weight).shape[:2], -1)
+    for field in coupling.param_fields[item.weight]:
+        if field.axis != 0:
+            ids = item.matrix(field.ids.expand(weight.shape))[:, :, 0] - group.offset
+            result = torch.where((ids >= 0) & (ids < group.width), ids, result)
+    return result
+
+
+class _Tally:
+    """Sums over batches for one contraction."""
+
+    def __init__(self, gm: fx.GraphModule, item: Contraction) -> None:
+        weight = attribute(gm, item.weight)
+        self.item, self.weights = item, item.matrix(weight).double()
+        systems, inputs, outputs = self.weights.shape
+        self.moments = Moments(systems, inputs, device=weight.device)
+        self.sensitivity = torch.zeros(systems, outputs, outputs, dtype=torch.float64, device=weight.device)
+        self.images = 0
+        node = next(node for node in gm.graph.nodes if node.name == item.name)
+        self.centred = bias_home(node) is not None
+
+    def add(self, x: Tensor, y: Tensor, gradient: Tensor | None, rows: int, generator: torch.Generator) -> None:
+        total = self.item.positions(y)
+        index = sample(total, rows, generator).to(y.device)
+        self.moments.add(self.item.rows(x, y, index))
+        self.images += len(y)
+        if gradient is not None:
+            g = self.item.targets(gradient, torch.arange(total, device=y.device))
+            self.sensitivity += (g.mT @ g).double()
+
+    def observed(self) -> Observed:
+        covariance = self.moments.second(self.centred)[0]
+        return Observed(covariance, self.weights, self.sensitivity / max(1, self.images))
+
+
+def _sensitivities(
+    evaluator: Evaluator, readers: list[Contraction], inputs: dict[str, Any], generator: torch.Generator
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor | None]]:
+    """Inputs and outputs of the contractions, and the gradient of a random projection of the network's outputs."""
+    names = [item.name for item in readers]
+    outputs = outputs_of(evaluator.gm)
+    with torch.enable_grad():
+        leaves = {n: t.detach().requires_grad_(t.is_floating_point()) for n, t in inputs.items()}
+        values = evaluator([*names, *(item.source for item in readers), *outputs], leaves)
+        projection = sum((_projection(values[name], generator) for name in outputs), torch.zeros(()))
+        wanted = [values[name] for name in names]
+        gradients: Any = [None] * len(names)
+        if projection.requires_grad:
+            gradients = torch.autograd.grad(projection, wanted, allow_unused=True)
+    detached = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+    return detached, detached, dict(zip(names, gradients, strict=True))
+
+
+def _projection(output: Any, generator: torch.Generator) -> Tensor:
+    """A random signed sum of an output, scaled so that its expected square is the output's error over its variance."""
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return torch.zeros(())
+    signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
+    centred = output.detach().flatten(1) - output.detach().flatten(1).mean(1, keepdim=True)
+    scale = centred.square().sum(1).mean().sqrt().clamp_min(1e-12)
+    return (signs * output).sum() / scale
+
+
+def sample(total: int, rows: int, generator: torch.Generator) -> Tensor:
+    """At most `rows` of `total` positions, each at most once, in order."""
+    if rows >= total:
+        return torch.arange(total)
+    return torch.randperm(total, generator=generator)[:rows].sort().values
+
+
+def _reads_a_group(coupling: Coupling, weight: str) -> bool:
+    return any(axis.param == weight and role == "consumes" for axis, role in coupling.roles.items())
+
+
+def _bytes_per_image(gm: fx.GraphModule) -> int:
+    """Bytes of all values of one image, from the shapes that the graph records."""
+    total = 0
+    for node in gm.graph.nodes:
+        value = node.meta.get("val")
+        if node.op == "call_function" and isinstance(value, Tensor) and value.ndim:
+            total += value[0].numel() * value.element_size()
+    return int(total)
+
+
+def _root(matrix: Tensor) -> Tensor:
+    """R with R R^T = matrix, for a symmetric positive semidefinite matrix; the identity for zero."""
+    if not bool(matrix.any()):
+        return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp_min(0).sqrt()

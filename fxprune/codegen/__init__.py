@@ -1,0 +1,7 @@
+"""Code generation: how a graph is spelled in Python, as a forward that runs and as a file that stands alone."""
+
+from fxprune.codegen.forward import ReadableCodeGen
+from fxprune.codegen.save import save
+from fxprune.codegen.source import module_source
+
+__all__ = ["ReadableCodeGen", "module_source", "save"]

@@ -1,0 +1,80 @@
+"""What `fxprune demo` does and measures."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import fxprune as fp
+from fxprune.demo.digits import load
+from fxprune.demo.network import DigitNet
+from fxprune.demo.train import WEIGHTS, accuracy
+from fxprune.report import Report
+
+FLOPS = 0.5  # share of the FLOPs to keep
+CALIBRATION = 512  # training images, without their labels
+ROUNDS = 30  # timed runs of either network
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies in percent on the test digits, and milliseconds for a batch of them.
+
+    dense: the trained network.
+    shrunk: the same channels removed, nothing else done.
+    pruned: what `prune` returned.
+    """
+
+    dense: float
+    shrunk: float
+    pruned: float
+    dense_milliseconds: float
+    pruned_milliseconds: float
+    test_images: int
+    report: Report
+    out: Path
+
+
+def run(out: Path, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
+    """Prune the digits network to half its FLOPs, measure it, save the result in `out`.
+
+    Raises SpecError where scikit-learn is missing and OutputError where `out` cannot be written.
+    """
+    training, test = load()
+    model = DigitNet().eval()
+    model.load_state_dict(load_file(WEIGHTS))
+    images = training.images[:CALIBRATION]
+    result = fp.prune(model, images[:2], budget=fp.Budget(flops=FLOPS), calibration=images, progress=progress)
+    shrunk = fp.shrink(fp.capture(model, images[:2]), result.plan)
+    result.save(out)
+    before, after = latencies(model, result.model, test.images[:256])
+    return Outcome(
+        dense=accuracy(model, test),
+        shrunk=accuracy(shrunk, test),
+        pruned=accuracy(result.model, test),
+        dense_milliseconds=before,
+        pruned_milliseconds=after,
+        test_images=len(test.labels),
+        report=result.report,
+        out=out,
+    )
+
+
+@torch.inference_mode()
+def latencies(first: nn.Module, second: nn.Module, batch: Tensor, rounds: int = ROUNDS) -> tuple[float, float]:
+    """Median milliseconds of both on `batch`, run in turns so that a change in the machine's load meets both."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds + 3):
+        for model, taken in zip((first, second), times, strict=True):
+            start = time.perf_counter()
+            model(batch)
+            if round_ >= 3:  # the first rounds warm up caches and allocators
+                taken.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[0]), statistics.median(times[1])

@@ -1,0 +1,82 @@
+"""Typed errors: each names the node, the op, the shape and the user's source line where there is one, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+from torch import Tensor, fx
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n\s*(?P<code>[^\n]*)')
+
+
+class FxpruneError(Exception):
+    """Base of every error that fxprune raises for a mistake of its user."""
+
+
+class CaptureError(FxpruneError):
+    """The model cannot be traced to an ATen graph."""
+
+
+class InputError(FxpruneError):
+    """Example inputs do not fit the model: rank, size, dtype or device."""
+
+
+class CalibrationError(FxpruneError):
+    """Calibration data is empty, holds NaN or infinity, or does not fit the model."""
+
+
+class BudgetError(FxpruneError):
+    """A budget is out of range, or cannot be reached."""
+
+
+class PlanError(FxpruneError):
+    """A plan names unknown groups or units, breaks a block, or cannot be applied to a module."""
+
+
+class SpecError(FxpruneError):
+    """A model or data specification on the command line cannot be resolved."""
+
+
+class WeightsError(FxpruneError):
+    """A weights file does not match the model."""
+
+
+class OutputError(FxpruneError):
+    """A result cannot be written."""
+
+
+class RewriteError(FxpruneError):
+    """A pass met a graph that it cannot rewrite, or its postcondition does not hold."""
+
+
+class VerificationError(FxpruneError):
+    """The rewritten network does not compute what the oracle says it must."""
+
+
+def source_line(node: fx.Node) -> str:
+    """The user's line behind `node` as `file:line: code`, or "" when the graph does not say."""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    users = [frame for frame in frames if not frame[0].startswith(_TORCH)]
+    if not users:
+        return ""
+    file, line, _, code = users[-1]
+    return f"{file}:{line}: {code.strip()}"
+
+
+def shape_of(node: fx.Node) -> tuple[int | str, ...] | None:
+    """The shape that the graph records for `node`; symbolic sizes as text; None where it is not a tensor."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+
+
+def describe(node: fx.Node) -> str:
+    """One line that tells a user which node is meant: name, op, shape, source line."""
+    shape, line = shape_of(node), source_line(node)
+    text = f"`{node.name}` ({node.target if node.op == 'call_function' else node.op})"
+    text += f" of shape {tuple(shape)}" if shape is not None else ""
+    return text + (f" at {line}" if line else "")

@@ -1,0 +1,81 @@
+"""Importances: in which order the units of a group should leave, and what that costs.
+
+An importance is a function of (group, tensors, systems), registered with `@importance(name)`; it never sees a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fxprune.closed_form.removal import Removal, System, greedy_removal
+from fxprune.types import ChannelGroup
+
+Importance = Callable[[ChannelGroup, Mapping[str, Tensor], Sequence[System]], Removal]
+
+IMPORTANCES: dict[str, Importance] = {}
+
+
+def importance(name: str) -> Callable[[Importance], Importance]:
+    """Register an importance. It takes a group, the tensors of the network by name, and the maps that read the group
+    (empty where no calibration data was seen), and returns the order of removal with an error that is comparable
+    between groups: relative to all that the group does, or to the variance of the network's outputs."""
+
+    def register(function: Importance) -> Importance:
+        IMPORTANCES[name] = function
+        return function
+
+    return register
+
+
+@importance("magnitude")
+def magnitude(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System] = ()) -> Removal:
+    """Norms of all that leaves with a unit, each relative to its mean over the units of its parameter.
+
+    I(k) = sum over parameters of |W[k]| / mean_k |W[k]|, over matrices and kernels, both made and read; over vectors
+    only where there is nothing else. The error is the share of the squared scores that is gone.
+    """
+    matrices = {axis.param for axis in group.axes if tensors[axis.param].ndim > 1}
+    scores = torch.zeros(group.width, dtype=torch.float64)
+    for param, norms in _norms(group, tensors).items():
+        if param in matrices or not matrices:
+            scores += norms / norms.mean().clamp_min(1e-30)
+    return _ordered(group, scores)
+
+
+@importance("second_order")
+def second_order(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System] = ()) -> Removal:
+    """What the maps that read the group lose when a unit leaves and their other inputs make up for it, greedily.
+
+    The error is that of the network's outputs relative to their variance, to second order. A group that no known map
+    reads goes by magnitude.
+    """
+    if not systems:
+        return magnitude(group, tensors)
+    return greedy_removal(systems, group.width, group.blocks)
+
+
+def _norms(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each parameter, the norm of what leaves with each unit: float64 [width]."""
+    squares: dict[str, Tensor] = {}
+    for unit in range(group.width):
+        for part in group.slices(unit):
+            value = tensors[part.param].detach()
+            for dim, index in enumerate(part.index):
+                if index is not None:
+                    value = value.index_select(dim, torch.tensor(index, device=value.device))
+            total = squares.setdefault(part.param, torch.zeros(group.width, dtype=torch.float64))
+            total[unit] += value.double().square().sum().cpu()
+    return {param: total.sqrt() for param, total in squares.items()}
+
+
+def _ordered(group: ChannelGroup, scores: Tensor) -> Removal:
+    """Rounds in the order of rising scores, one unit from each block a round."""
+    families = [list(block) for block in group.blocks] or [list(range(group.width))]
+    columns = [sorted(family, key=lambda unit: float(scores[unit])) for family in families]
+    rounds = list(zip(*columns, strict=True))
+    squares = torch.tensor([float(scores[list(units)].square().sum()) for units in rounds])
+    errors = torch.cumsum(squares, 0) / squares.sum().clamp_min(1e-30)
+    return Removal(tuple(unit for units in rounds for unit in units), (0.0, *errors.tolist()), len(families))

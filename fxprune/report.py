@@ -1,0 +1,162 @@
+"""The report: what a prune changed, at what cost, how it was proven. As text, JSON and HTML."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import floor
+from typing import Any, NamedTuple
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fxprune.report_html import page
+from fxprune.types import Verification
+
+WIDTH = 100  # columns of the plain text, so that it is the same on every terminal
+
+
+class GroupChange(NamedTuple):
+    """One channel group: its number of units before and after, and the parameter axes it runs along."""
+
+    name: str
+    before: int
+    after: int
+    axes: tuple[str, ...]
+
+
+class LayerError(NamedTuple):
+    """Relative squared error of a layer's output against the original: shrunk only, and after reconstruction."""
+
+    layer: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What pruning did. `str()` is a table of fixed width.
+
+    before, after: cost of the original and of the result, by the name of the cost ("flops", "params").
+    budget: the absolute limits that were set, by the same names.
+    groups: every channel group, also those that kept all their units.
+    held: each parameter axis that could not shrink, as text, with the reason.
+    layers: errors of the layers that were reconstructed.
+    verification: how the result compares with the oracle; None where it was switched off.
+    notes: what a user must know, one sentence each.
+    seconds: time by stage, in the order in which the stages ran.
+    """
+
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    budget: Mapping[str, float]
+    groups: tuple[GroupChange, ...]
+    held: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[LayerError, ...] = ()
+    verification: Verification | None = None
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    recipe: str = "fast"
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain lists, dicts, numbers and strings."""
+        proof = self.verification
+        return {
+            "version": 1,
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "cost": {
+                name: {"before": before, "after": self.after[name], "limit": self.budget.get(name)}
+                for name, before in self.before.items()
+            },
+            "groups": [{**group._asdict(), "axes": list(group.axes)} for group in self.groups],
+            "held": dict(self.held),
+            "layers": [layer._asdict() for layer in self.layers],
+            "verification": proof
+            and {
+                "ok": proof.ok,
+                "max_error": proof.max_error,
+                "tolerance": proof.tolerance,
+                "method": proof.method,
+                "outputs": list(proof.outputs),
+            },
+            "notes": list(self.notes),
+            "seconds": dict(self.seconds),
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    def to_html(self) -> str:
+        """One self-contained HTML page: no scripts, no requests to anywhere."""
+        return page(self.to_dict())
+
+    def __rich__(self) -> RenderableType:
+        return Group(*self._parts())
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False, _environ={})
+        console.print(self)
+        assert isinstance(console.file, io.StringIO)
+        return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")
+
+    def _parts(self) -> Iterator[RenderableType]:
+        yield Text(f"fxprune report: recipe {self.recipe}, seed {self.seed}")
+        yield Text()
+        yield self._costs()
+        for table in (self._groups(), self._layers()):
+            if table.row_count:
+                yield Text()
+                yield table
+        yield Text()
+        yield from self._held()
+        yield from (Text(f"note: {note}") for note in self.notes)
+        yield Text(str(self.verification) if self.verification else "not verified: verification was switched off")
+        if self.seconds:
+            stages = ", ".join(f"{stage} {time:.1f}" for stage, time in self.seconds.items())
+            yield Text(f"{sum(self.seconds.values()):.1f} s: {stages}")
+
+    def _costs(self) -> Table:
+        table = _table("cost", "before", "after", "kept", "limit")
+        for name, before in self.before.items():
+            after = self.after[name]
+            limit = f"{floor(self.budget[name]):,}" if name in self.budget else ""
+            table.add_row(Text(name), f"{before:,}", f"{after:,}", _share(after, before), limit)
+        return table
+
+    def _groups(self) -> Table:
+        table = _table("group", "units", "kept", "share", "axes")
+        for name, before, after, axes in self.groups:
+            table.add_row(Text(name), str(before), str(after), _share(after, before), str(len(axes)))
+        return table
+
+    def _layers(self) -> Table:
+        table = _table("layer output error", "shrunk", "reconstructed")
+        for layer, before, after in self.layers:
+            table.add_row(Text(layer), f"{before:.4f}", f"{after:.4f}")
+        return table
+
+    def _held(self) -> Iterator[Text]:
+        by_reason: dict[str, list[str]] = {}
+        for axis, reason in self.held.items():
+            by_reason.setdefault(reason, []).append(axis)
+        for reason, axes in by_reason.items():
+            yield Text(f"held: {', '.join(axes)}: {reason}")
+
+
+def _table(first: str, *others: str) -> Table:
+    """A table without lines down the columns: names to the left, which fold rather than being cut; figures right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="bold")
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _share(after: float, before: float) -> str:
+    return f"{100 * after / before:.1f} %" if before else ""

@@ -1,0 +1,277 @@
+"""The values that the stages of fxprune hand to one another. All are frozen; none knows how it was computed."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import BudgetError, PlanError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Role = Literal["produces", "consumes"]
+
+
+class Axis(NamedTuple):
+    """One dimension of one parameter or buffer."""
+
+    param: str
+    dim: int
+
+    def __str__(self) -> str:
+        return f"{self.param}[{self.dim}]"
+
+
+class Slice(NamedTuple):
+    """The part of one parameter or buffer that leaves with a unit: the outer product of `index`.
+
+    `index` has an entry for each dimension of the tensor: None (all of it) or a tuple of positions.
+    """
+
+    param: str
+    index: tuple[tuple[int, ...] | None, ...]
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Which unit each position of a tensor belongs to.
+
+    ids: int64, broadcastable to the tensor, of size 1 on the axes along which nothing varies; 0 is permanent, other
+        numbers are `ChannelGroup.offset + unit`.
+    axis: the axis that gets shorter when units leave. Along the other axes of `ids` every row keeps equally many.
+    """
+
+    ids: Tensor
+    axis: int
+
+
+class Source(NamedTuple):
+    """Where the units of a group lie in one parameter or buffer: `ids` as in Field, with the role of its axis."""
+
+    param: str
+    ids: Tensor
+    role: Role
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Units that live on exactly the same parameter axes.
+
+    name: unique and stable, from the first producing parameter.
+    width: how many units there are.
+    blocks: disjoint tuples of units which must all keep equally many; empty when the group is free.
+    axes: the parameter axes that the group runs along.
+    offset: the id of unit 0 in the fields of the coupling; the units of a group are numbered consecutively.
+    sources: the tensors that the units lie in.
+    """
+
+    name: str
+    width: int
+    blocks: tuple[tuple[int, ...], ...]
+    axes: tuple[Axis, ...]
+    offset: int
+    sources: tuple[Source, ...]
+
+    def slices(self, unit: int) -> tuple[Slice, ...]:
+        """Every part of every parameter and channel-wise buffer that leaves with `unit`."""
+        return self._slices[unit]
+
+    @cached_property
+    def _slices(self) -> list[tuple[Slice, ...]]:
+        parts: list[list[Slice]] = [[] for _ in range(self.width)]
+        for param, ids, role in self.sources:
+            for unit, index in _rectangles(ids - self.offset, self.width):
+                parts[unit].append(Slice(param, index, role))
+        return [tuple(part) for part in parts]
+
+    @property
+    def step(self) -> int:
+        """The fewest units that can leave together: one from each block."""
+        return max(1, len(self.blocks))
+
+
+def _rectangles(units: Tensor, width: int) -> Iterator[tuple[int, tuple[tuple[int, ...] | None, ...]]]:
+    """Each unit below `width` with the outer products of positions that it covers in `units`."""
+    varying = [dim for dim, size in enumerate(units.shape) if size > 1]
+    found = ((units >= 0) & (units < width)).nonzero()
+    cells: dict[int, dict[int, list[tuple[int, ...]]]] = {}
+    for unit, position in zip(units[tuple(found.T)].tolist(), found[:, varying].tolist(), strict=True):
+        cells.setdefault(unit, {}).setdefault(position[-1], []).append(tuple(position[:-1]))
+    for unit in sorted(cells):
+        lines: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for last, rows in cells[unit].items():
+            lines.setdefault(tuple(rows), []).append(last)
+        for rows, columns in lines.items():
+            for block in _outer_products(rows):
+                positions = dict(zip(varying, (*block, tuple(columns)), strict=True))
+                yield unit, tuple(positions.get(dim) for dim in range(units.ndim))
+
+
+def _outer_products(rows: tuple[tuple[int, ...], ...]) -> list[tuple[tuple[int, ...], ...]]:
+    """`rows` as one outer product of positions where it is one, else row by row."""
+    sides = tuple(tuple(sorted(set(side))) for side in zip(*rows, strict=True))
+    if math.prod(map(len, sides)) == len(rows):
+        return [sides]
+    return [tuple((position,) for position in row) for row in rows]
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """Which channels must go together, which cannot go, and why. `str()` is stable text.
+
+    groups: what can shrink, in the order of the original's parameters.
+    held: each parameter axis that may not shrink, with the reason.
+    roles: for each axis of a group, whether the parameter makes the channel or reads it.
+    fields: the fields on the value of each node of the graph, by the node's name.
+    param_fields: the same for each parameter and buffer, by its original name.
+    changes_statistics: nodes that normalise over a shrinking axis, so that their statistics change with the width.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    held: Mapping[Axis, str]
+    roles: Mapping[Axis, Role]
+    fields: Mapping[str, tuple[Field, ...]]
+    param_fields: Mapping[str, tuple[Field, ...]]
+    changes_statistics: tuple[str, ...] = ()
+
+    @cached_property
+    def by_name(self) -> dict[str, ChannelGroup]:
+        """Groups by name."""
+        return {group.name: group for group in self.groups}
+
+    def mask(self, plan: Plan) -> Tensor:
+        """Which ids stay under `plan`: bool, indexed by the ids of the fields; True for id 0."""
+        mask = torch.ones(1 + sum(group.width for group in self.groups), dtype=torch.bool)
+        for name, kept in plan.kept.items():
+            group = self.by_name[name]
+            mask[group.offset : group.offset + group.width] = False
+            mask[[group.offset + unit for unit in kept]] = True
+        return mask
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.groups)} groups, {len(self.held)} held axes"]
+        for group in self.groups:
+            blocks = f" in {len(group.blocks)} blocks" if group.blocks else ""
+            lines.append(f"{group.name}: {group.width} units{blocks}")
+            lines += [f"    {self.roles[axis]} {axis}" for axis in group.axes]
+        by_reason: dict[str, list[Axis]] = {}
+        for axis, reason in self.held.items():
+            by_reason.setdefault(reason, []).append(axis)
+        lines += [f"held: {', '.join(map(str, axes))}: {reason}" for reason, axes in by_reason.items()]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which units of which group stay. A group that is left out keeps everything.
+
+    kept: sorted unit indices by group name.
+    inputs: shapes and dtypes of the example inputs that the coupling was found with, so that `apply` can trace a module.
+    """
+
+    kept: Mapping[str, tuple[int, ...]]
+    inputs: tuple[tuple[tuple[int, ...], str], ...] = field(default=(), compare=False)
+
+    def __init__(
+        self,
+        kept: Mapping[str, Iterable[int]],
+        inputs: Iterable[tuple[Sequence[int], str]] = (),
+    ) -> None:
+        units = {str(name): tuple(int(unit) for unit in units) for name, units in kept.items()}
+        object.__setattr__(self, "kept", units)
+        object.__setattr__(self, "inputs", tuple((tuple(shape), dtype) for shape, dtype in inputs))
+
+    def to_json(self) -> str:
+        """The plan as JSON text; `Plan.from_json` is its inverse."""
+        data = {
+            "version": 1,
+            "inputs": [{"shape": list(shape), "dtype": dtype} for shape, dtype in self.inputs],
+            "kept": {name: list(units) for name, units in self.kept.items()},
+        }
+        return json.dumps(data, indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """The plan that `to_json` wrote. Raises PlanError on anything else."""
+        try:
+            data: Any = json.loads(text)
+            if data["version"] != 1:
+                raise PlanError(f"plan version {data['version']!r} is not known; this fxprune reads version 1")
+            return Plan(data["kept"], [(item["shape"], item["dtype"]) for item in data["inputs"]])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"this is not a plan written by Plan.to_json: {error!r}") from error
+
+    def apply(self, model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None) -> nn.Module:
+        """A copy of the user's own module, same class, with shrunk parameters and attributes.
+
+        model: the module that was analysed, or one of the same architecture. It is not modified.
+        example_inputs: needed only where the plan was written by hand and `model` was never captured in this process.
+
+        Raises PlanError where the module's forward bakes a size that the plan changes, with the reason.
+        """
+        from fxprune.twin import apply_plan  # upwards on purpose: a method of a value that is built from passes
+
+        return apply_plan(self, model, example_inputs)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How small the result must be: each limit a share (0, 1] of the original or an absolute number above 1; all hold.
+
+    flops: as `torch.utils.flop_counter` counts them on the captured graph at batch 1.
+    params: elements of `model.parameters()`.
+    """
+
+    flops: float | None = None
+    params: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits:
+            raise BudgetError("an empty budget: give at least one of flops= and params=")
+        for name, limit in self.limits.items():
+            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < float("inf"):
+                raise BudgetError(
+                    f"{name}={limit!r}: a limit is a share in (0, 1] of the original, or an absolute number above 1"
+                )
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by the name of the cost."""
+        return {name: limit for name in ("flops", "params") if (limit := getattr(self, name)) is not None}
+
+    def absolute(self, dense: Mapping[str, int]) -> dict[str, float]:
+        """The limits as absolute numbers, given the costs of the original."""
+        return {name: limit * dense[name] if limit <= 1 else limit for name, limit in self.limits.items()}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far a rewritten network is from the oracle.
+
+    max_error: largest absolute difference over all outputs, divided by the largest magnitude of the reference (or 1).
+    ok: whether max_error is within `tolerance`.
+    method: what was compared, in words.
+    outputs: the error of each output.
+    """
+
+    max_error: float
+    tolerance: float
+    method: str
+    outputs: tuple[float, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within the tolerance (False for NaN)."""
+        return self.max_error <= self.tolerance
+
+    def __str__(self) -> str:
+        return f"{'verified' if self.ok else 'FAILED'}: max error {self.max_error:.1e} ({self.method})"
