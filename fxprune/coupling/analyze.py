@@ -88,7 +88,9 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
         held=held_axes(births, partition, flow),
         roles=roles,
         fields={node.name: _renumbered(value, renumber) for node, value in flow.values.items()},
-        param_fields={name: _renumbered(fields, renumber) for name, fields in live.items()},
+        param_fields={
+            alias: _renumbered(live[name], renumber) for alias, name in births.canonical.items() if name in live
+        },
         changes_statistics=tuple(flow.statistics),
     )
 

@@ -72,7 +72,7 @@ def give_birth(gm: fx.GraphModule, names: tuple[str, ...], partition: Partition)
     for name in (*names, *everything):
         if name in everything:
             first.setdefault(id(everything[name]), name)
-    births = Births({}, {})
+    births = Births({name: first[id(tensor)] for name, tensor in everything.items()}, {})
     groups = filter_groups(gm)
     for node in gm.graph.nodes:
         if node.op != "get_attr":

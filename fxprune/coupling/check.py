@@ -1,0 +1,46 @@
+"""Whether a plan is possible: every group known, every unit once and in range, no group empty, blocks equally long."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from fxprune.errors import PlanError
+from fxprune.types import ChannelGroup, Coupling, Plan
+
+
+def check_plan(coupling: Coupling, plan: Plan) -> Plan:
+    """The plan with its units sorted. Raises PlanError with the group and what would be valid."""
+    kept = {}
+    for name, units in plan.kept.items():
+        if name not in coupling.by_name:
+            near = get_close_matches(name, coupling.by_name, n=3)
+            hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see Coupling.groups for the names"
+            raise PlanError(f"the plan names group {name!r}, which this network does not have: {hint}")
+        _check_units(coupling.by_name[name], units)
+        kept[name] = tuple(sorted(units))
+    return Plan(kept, plan.inputs)
+
+
+def _check_units(group: ChannelGroup, units: tuple[int, ...]) -> None:
+    if not units:
+        raise PlanError(f"the plan keeps nothing of group {group.name!r}: keep at least {group.step} of {group.width}")
+    if len(set(units)) != len(units):
+        twice = sorted({unit for unit in units if units.count(unit) > 1})
+        raise PlanError(f"the plan keeps units {twice[:5]} of group {group.name!r} more than once")
+    outside = [unit for unit in units if not 0 <= unit < group.width]
+    if outside:
+        raise PlanError(
+            f"the plan keeps units {outside[:5]} of group {group.name!r}, whose units are 0 to {group.width - 1}"
+        )
+    kept = set(units)
+    counts = [len(kept.intersection(block)) for block in group.blocks]
+    if len(set(counts)) > 1 or (counts and not counts[0]):
+        raise PlanError(
+            f"the plan keeps {min(counts)} to {max(counts)} units in the {len(counts)} blocks of group {group.name!r}: "
+            f"keep equally many, at least one, in each of {_shortened(group.blocks)}"
+        )
+
+
+def _shortened(blocks: tuple[tuple[int, ...], ...]) -> str:
+    text = ", ".join(f"{block[0]}..{block[-1]}" for block in blocks[:3])
+    return text + (", ..." if len(blocks) > 3 else "")

@@ -1,0 +1,85 @@
+"""What all passes share: copying a graph, reading and replacing its tensors, and keeping its metadata true."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._guards import detect_fake_mode
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from fxprune.capture import META
+from fxprune.errors import RewriteError, describe
+
+DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # keys of what passes hand on in meta[META]
+
+
+def state(gm: fx.GraphModule) -> dict[str, Any]:
+    """What the passes hand on with a graph."""
+    found: dict[str, Any] = gm.meta.setdefault(META, {})
+    return found
+
+
+def clone(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy of graph and module tree that shares the tensors with the original."""
+    tensors = [*gm.parameters(), *gm.buffers()]
+    twin = copy.deepcopy(gm, {id(tensor): tensor for tensor in tensors})
+    twin.meta = {**gm.meta, META: dict(state(gm))}
+    return twin
+
+
+def replace_tensors(gm: fx.GraphModule, make: Callable[[str, Tensor], Tensor]) -> None:
+    """Replace each parameter and buffer by `make(name, tensor)`; aliases of one tensor stay aliases."""
+    made: dict[int, Tensor] = {}
+    for module_name, module in gm.named_modules(remove_duplicate=False):
+        prefix = f"{module_name}." if module_name else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                if id(parameter) not in made:
+                    made[id(parameter)] = nn.Parameter(make(prefix + name, parameter), parameter.requires_grad)
+                module._parameters[name] = made[id(parameter)]  # type: ignore[assignment]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = made.setdefault(id(buffer), make(prefix + name, buffer))
+
+
+class _Refresh(fx.Interpreter):
+    """Runs a graph on fake tensors, and writes what it finds to the metadata."""
+
+    def __init__(self, gm: fx.GraphModule, mode: FakeTensorMode) -> None:
+        super().__init__(gm)
+        self.mode = mode
+        self.fakes: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "get_attr":
+            real = super().run_node(n)
+            result = self.mode.from_tensor(real, static_shapes=True) if isinstance(real, Tensor) else real
+        else:
+            result = super().run_node(n)
+        if "val" in n.meta:
+            n.meta["val"] = result
+        return result
+
+
+def refresh_metadata(gm: fx.GraphModule) -> None:
+    """Make `meta["val"]` of every node true again by running the graph on fake tensors.
+
+    Raises RewriteError naming the node at which the graph no longer fits together.
+    """
+    inputs = [node.meta["val"] for node in gm.graph.nodes if node.op == "placeholder"]
+    mode = detect_fake_mode(inputs)
+    if not isinstance(mode, FakeTensorMode):
+        raise RewriteError("the graph carries no fake tensors in its metadata: capture it with fxprune.capture")
+    interpreter = _Refresh(gm, mode)
+    interpreter.extra_traceback = False
+    try:
+        with mode, torch.no_grad():
+            interpreter.run(*inputs, enable_io_processing=False)
+    except Exception as error:
+        at = getattr(interpreter, "current", None)
+        where = f" at {describe(at)}" if isinstance(at, fx.Node) else ""
+        raise RewriteError(f"the rewritten graph does not fit together{where}: {error}") from error

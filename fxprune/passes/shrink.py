@@ -1,0 +1,78 @@
+"""Shrink: the tensors lose what the plan removes, and every size in the graph follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxprune.capture import capture_info
+from fxprune.coupling import analyze
+from fxprune.coupling.check import check_plan
+from fxprune.coupling.kept import Kept
+from fxprune.errors import PlanError, RewriteError, describe, shape_of
+from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, refresh_metadata, replace_tensors, state
+from fxprune.passes.pin_sizes import PinSizes
+from fxprune.passes.sizes import RESIZE, same_shape, set_argument
+from fxprune.types import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class Shrink(PassBase):
+    """Replaces every parameter and buffer by its kept part, and literal sizes by those that the channel fields predict.
+
+    plan: which units stay. The graph before removal is handed on as the dense graph.
+    Postcondition: every tensor in the graph has the shape that the fields predict.
+    """
+
+    plan: Plan
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """The graph comes from `capture`."""
+        capture_info(graph_module)
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Rewrite in place, unless the graph has been shrunk already."""
+        if PLAN in state(graph_module):
+            return PassResult(graph_module, False)
+        coupling = analyze(graph_module)
+        plan = check_plan(coupling, self.plan)
+        kept = Kept.under(coupling, plan)
+        state(graph_module).update({DENSE: clone(graph_module), PLAN: plan, COUPLING: coupling})
+        changes = {node: RESIZE[node.target](node, kept) for node in graph_module.graph.nodes if node.target in RESIZE}
+        for node, arguments in changes.items():
+            for name, value in arguments.items():
+                set_argument(node, name, value)
+
+        def cut(name: str, tensor: Tensor) -> Tensor:
+            return kept.cut(tensor, coupling.param_fields.get(name, ()))
+
+        replace_tensors(graph_module, cut)
+        refresh_metadata(graph_module)
+        graph_module.recompile()
+        return PassResult(graph_module, True)
+
+    def ensures(self, graph_module: fx.GraphModule) -> None:
+        """Every shape is as predicted."""
+        found = state(graph_module)
+        kept = Kept.under(found[COUPLING], found[PLAN])
+        dense = {node.name: node for node in found[DENSE].graph.nodes}
+        for node in graph_module.graph.nodes:
+            if shape_of(node) is not None and node.name in dense:
+                predicted = kept.shape(dense[node.name])
+                if not same_shape(node.meta["val"].shape, predicted):
+                    raise RewriteError(f"the channel fields predict {predicted} for {describe(node)}")
+
+
+def shrink(gm: fx.GraphModule, plan: Plan) -> fx.GraphModule:
+    """A copy of a captured graph without what `plan` removes.
+
+    Raises PlanError on a plan that does not fit the network.
+    """
+    if PLAN in state(gm):
+        raise PlanError("this graph has been shrunk already: shrink the captured original, or capture the result anew")
+    small = clone(gm)
+    for step in (PinSizes(), Shrink(plan)):
+        step(small)
+    return small
