@@ -1,0 +1,36 @@
+"""fxprune makes trained neural networks smaller and faster without retraining, as passes over torch.fx graphs."""
+
+from fxprune.api import Result, pipeline, prune
+from fxprune.capture import capture
+from fxprune.cost import Cost, cost
+from fxprune.coupling import analyze
+from fxprune.errors import FxpruneError, PlanError
+from fxprune.passes.shrink import shrink
+from fxprune.passes.verify import verify
+from fxprune.report import Report
+from fxprune.types import Axis, Budget, ChannelGroup, Coupling, Field, Plan, Slice, Verification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Axis",
+    "Budget",
+    "ChannelGroup",
+    "Cost",
+    "Coupling",
+    "Field",
+    "FxpruneError",
+    "Plan",
+    "PlanError",
+    "Report",
+    "Result",
+    "Slice",
+    "Verification",
+    "analyze",
+    "capture",
+    "cost",
+    "pipeline",
+    "prune",
+    "shrink",
+    "verify",
+]

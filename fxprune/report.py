@@ -142,11 +142,15 @@ class Report:
         return table
 
     def _held(self) -> Iterator[Text]:
-        by_reason: dict[str, list[str]] = {}
+        """One line for each kind of reason: what stands before the name of the node. The whole is in `held`."""
+        kinds: dict[str, dict[str, list[str]]] = {}
         for axis, reason in self.held.items():
-            by_reason.setdefault(reason, []).append(axis)
-        for reason, axes in by_reason.items():
-            yield Text(f"held: {', '.join(axes)}: {reason}")
+            kinds.setdefault(reason.split("`")[0], {}).setdefault(reason, []).append(axis)
+        for reasons in kinds.values():
+            reason, axes = next(iter(reasons.items()))
+            others = sum(map(len, reasons.values())) - len(axes)
+            more = f", and {others} more axes like these" if others else ""
+            yield Text(f"held: {', '.join(axes)}: {reason}{more}")
 
 
 def _table(first: str, *others: str) -> Table:

@@ -60,6 +60,10 @@ class Contraction(ABC):
         """The inverse of `matrix`, in the shape and dtype of `like`."""
         return matrix.mT.reshape(like.shape).to(like)
 
+    def along_channels(self, values: Tensor, ndim: int) -> Tensor:
+        """Channel values [systems, outputs] in the shape that broadcasts against an output of `ndim` dimensions."""
+        return values.reshape(-1, *[1] * (ndim - 1 - self.output_axis % ndim))
+
 
 def contraction(*ops: Any) -> Callable[[type[Contraction]], type[Contraction]]:
     """Register the class that reads these ops."""

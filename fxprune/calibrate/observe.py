@@ -25,12 +25,14 @@ class Observed:
     """What the calibration images say about one contraction.
 
     covariance: of its rows [systems, inputs, inputs], float64; about zero where no bias can take up a mean.
+    mean: of its rows [systems, inputs]; zero where no bias can take it up.
     weights: [systems, inputs, outputs].
     sensitivity: [systems, outputs, outputs]: the squared error of the network's outputs, relative to their variance,
         that an error e of this contraction's output makes is about e^T sensitivity e, with e^2 averaged over positions.
     """
 
     covariance: Tensor
+    mean: Tensor
     weights: Tensor
     sensitivity: Tensor
 
@@ -55,7 +57,7 @@ def observe(
     tallies = {item.name: _Tally(gm, item) for item in readers}
     generator = torch.Generator().manual_seed(seed)
     evaluator = Evaluator(gm)
-    chunk = max(1, memory // max(1, _bytes_per_image(gm)))
+    chunk = max(1, memory // max(1, bytes_per_image(gm)))
     for done, batch in enumerate(calibration.batches):
         for part in zip(*(tensor.split(chunk) for tensor in batch), strict=True):
             inputs = to_device(gm, part)
@@ -117,7 +119,8 @@ class _Tally:
 
     def observed(self) -> Observed:
         covariance = self.moments.second(self.centred)[0]
-        return Observed(covariance, self.weights, self.sensitivity / max(1, self.images))
+        mean = self.moments.mean_x * self.centred
+        return Observed(covariance, mean, self.weights, self.sensitivity / max(1, self.images))
 
 
 def _sensitivities(
@@ -159,7 +162,7 @@ def _reads_a_group(coupling: Coupling, weight: str) -> bool:
     return any(axis.param == weight and role == "consumes" for axis, role in coupling.roles.items())
 
 
-def _bytes_per_image(gm: fx.GraphModule) -> int:
+def bytes_per_image(gm: fx.GraphModule) -> int:
     """Bytes of all values of one image, from the shapes that the graph records."""
     total = 0
     for node in gm.graph.nodes:

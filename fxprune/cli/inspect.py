@@ -6,12 +6,16 @@ import json
 from typing import Any
 
 import click
+from torch import fx
 
 import fxprune as fp
 from fxprune.cli.console import working
 from fxprune.cli.examples import noise
 from fxprune.cli.models import resolve
 from fxprune.cli.options import Sizes
+from fxprune.passes.base import clone
+from fxprune.passes.lift import Lift
+from fxprune.passes.tidy import Tidy
 from fxprune.types import Coupling
 
 
@@ -33,6 +37,14 @@ def inspect(spec: str, input_size: tuple[int, ...] | None, code: bool, as_json: 
         click.echo(lifted_code(gm))
     else:
         click.echo("\n".join([*(f"{name}: {value:,}" for name, value in costs.items()), str(coupling)]))
+
+
+def lifted_code(gm: fx.GraphModule) -> str:
+    """The code of the traced network with calls lifted back to its submodules."""
+    copy = clone(gm)
+    for step in (Tidy(), Lift()):
+        step(copy)
+    return copy.code.strip()
 
 
 def as_data(coupling: Coupling) -> dict[str, Any]:

@@ -49,16 +49,16 @@ class Preprocessing:
         )
 
     def image(self, image: Image) -> Tensor:
-        """A decoded image as float32 (C, H, W)."""
+        """A decoded image, resized and cropped, as uint8 (C, H, W)."""
         resize = self.resize if self.resize is not None else self.size and min(self.size)
         if resize is not None:
             image = vision.resize(image, resize, self.interpolation)
         if self.size is not None:
             image = vision.center_crop(image, list(self.size))
-        return self._normalize(vision.pil_to_tensor(image)[None])[0]
+        return vision.pil_to_tensor(image)
 
     def array(self, images: Tensor) -> Tensor:
-        """uint8 (N, H, W, C), or (N, C, H, W), as float32 (N, C, H, W), resized where `size` says another size."""
+        """uint8 (N, H, W, C) or (N, C, H, W), resized where `size` says another size, as uint8 (N, C, H, W)."""
         if images.shape[3] in (1, 3):
             images = images.permute(0, 3, 1, 2)
         elif images.shape[1] not in (1, 3):
@@ -67,19 +67,18 @@ class Preprocessing:
             )
         if self.size is not None and tuple(images.shape[2:]) != self.size:
             images = F.interpolate(images.float(), self.size, mode="bilinear", antialias=True).round().to(torch.uint8)
-        return self._normalize(images)
+        return images.contiguous()
 
-    def _normalize(self, images: Tensor) -> Tensor:
-        """uint8 (N, C, H, W) to float32."""
-        scaled = images.float() / 255
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W) as float32: scaled to [0, 1], minus the mean, by the standard deviation."""
         for name, values in (("--mean", self.mean), ("--std", self.std)):
-            if values is not None and len(values) not in (1, scaled.shape[1]):
+            if values is not None and len(values) not in (1, images.shape[1]):
                 raise CalibrationError(
-                    f"{name} has {len(values)} values, but the images have {scaled.shape[1]} channels"
+                    f"{name} has {len(values)} values, but the images have {images.shape[1]} channels"
                 )
         mean = torch.tensor(self.mean or (0.0,)).view(-1, 1, 1)
         std = torch.tensor(self.std or (1.0,)).view(-1, 1, 1)
-        return ((scaled - mean) / std).contiguous()
+        return images.float().div_(255).sub_(mean).div_(std)
 
 
 def of_torchvision(preset: Any) -> Preprocessing | None:

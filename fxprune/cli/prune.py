@@ -17,6 +17,7 @@ from fxprune.cli.examples import first_of, noise
 from fxprune.cli.models import Network, resolve
 from fxprune.cli.options import Numbers, Sizes
 from fxprune.cli.preprocessing import Preprocessing
+from fxprune.cli.samples import Batches
 from fxprune.errors import OutputError
 
 
@@ -93,13 +94,14 @@ def check_writable(out: Path) -> None:
 def _calibration(network: Network, options: Mapping[str, Any]) -> Any:
     own = network.preprocessing or Preprocessing()
     chosen = own.override(options["mean"], options["std"], options["size"], options["resize"])
-    if chosen.mean is None and Path(options["calibration"]).suffix in ("", ".zip", ".npz"):
-        note("without --mean and --std, images are scaled to [0, 1] and not normalised")
     input_size = options["input_size"] or (3,)
-    return open_calibration(
+    data = open_calibration(
         options["calibration"],
         chosen,
         batch_size=options["batch_size"],
         limit=options["images"],
         channels=input_size[0],
     )
+    if chosen.mean is None and isinstance(data, Batches) and data.samples.preprocessed:
+        note("without --mean and --std, images are scaled to [0, 1] and not normalised")
+    return data

@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zlib import crc32
 
 from fxprune.errors import SpecError
 
@@ -61,7 +62,7 @@ def _import(path: Path) -> ModuleType:
 
 def _package(folder: Path) -> str:
     """A package over `folder` that exists in memory only, so that relative imports work. Its name is returned."""
-    name = f"_fxprune_folder_{abs(hash(folder))}"
+    name = f"_fxprune_folder_{crc32(str(folder).encode()):08x}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_loader(name, loader=None, is_package=True)
         assert spec is not None

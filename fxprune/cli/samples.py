@@ -20,6 +20,10 @@ from fxprune.errors import CalibrationError
 class Samples(Protocol):
     """Inputs by number."""
 
+    @property
+    def preprocessed(self) -> bool:
+        """Whether they are images that pass through a Preprocessing."""
+
     def __len__(self) -> int: ...
 
     def batch(self, start: int, stop: int) -> Tensor:
@@ -39,6 +43,7 @@ class Images:
     read: Callable[[str], bytes]
     preprocessing: Preprocessing
     mode: str = "RGB"
+    preprocessed: bool = True
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,7 +57,7 @@ class Images:
                     f"{name} is {tuple(image.shape[1:])} and {self.names[start]} {tuple(images[0].shape[1:])} pixels: "
                     "give --size to bring all images to one size"
                 )
-        return torch.stack(images)
+        return self.preprocessing.normalize(torch.stack(images))
 
     def _decode(self, name: str) -> Tensor:
         try:
@@ -73,16 +78,21 @@ class Array:
     def __len__(self) -> int:
         return len(self.values)
 
+    @property
+    def preprocessed(self) -> bool:
+        """Whether the values are pixels."""
+        return self.values.dtype in (torch.uint8, np.uint8)
+
     def batch(self, start: int, stop: int) -> Tensor:
         """The rows `start` to `stop - 1`."""
         rows = self.values[start:stop]
         tensor = rows if isinstance(rows, Tensor) else torch.from_numpy(np.array(rows))
-        if tensor.dtype == torch.uint8:
+        if self.preprocessed:
             if tensor.ndim != 4:
                 raise CalibrationError(
                     f"uint8 images need four axes (N, H, W, C), not the shape {tuple(self.values.shape)}"
                 )
-            return self.preprocessing.array(tensor)
+            return self.preprocessing.normalize(self.preprocessing.array(tensor))
         return tensor.float() if tensor.is_floating_point() else tensor
 
 

@@ -51,3 +51,16 @@ def squared_error(moments: Moments, weights: Tensor, bias: Tensor) -> Tensor:
     spread = yy - 2 * (w * xy).sum(-2) + (w * (xx @ w)).sum(-2)
     offset = moments.mean_y - (moments.mean_x.unsqueeze(-2) @ w).squeeze(-2) - bias.double()
     return spread.clamp_min(0) + offset.square()
+
+
+def compensated(covariance: Tensor, weights: Tensor, kept: Tensor, rho: float) -> Tensor:
+    """The weights [inputs, outputs] that do best what `weights` do when only the inputs `kept` (bool) are read.
+
+    covariance: of the inputs, [inputs, inputs]. The rows of the other inputs are zero in the result.
+    """
+    strength = damping(covariance[None], rho)[0]
+    system = covariance[kept][:, kept] + strength * torch.eye(int(kept.sum()), dtype=covariance.dtype).to(covariance)
+    right = covariance[kept] @ weights + strength * weights[kept]
+    result = torch.zeros_like(weights)
+    result[kept] = solve_positive(system, right)
+    return result

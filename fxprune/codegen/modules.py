@@ -162,31 +162,25 @@ FREE: dict[OpOverload, tuple[type[nn.Module], ...]] = {
     aten.pixel_unshuffle.default: (nn.PixelUnshuffle,),
     aten.channel_shuffle.default: (nn.ChannelShuffle,),
     aten.layer_norm.default: (nn.LayerNorm,),
-    aten.group_norm.default: (nn.GroupNorm,),
 }
 
-# What a class says by its name or by its mode, so that its constructor does not take it.
+# What a class says by its name, so that its constructor need not take it.
 _SAID_BY_CLASS = {"min_val", "max_val", "mode", "value", "train"}
-_CONSTRUCTOR_NAMES = {"pad": "padding", "p": "p"}
 
 
 def free_module(operator: OpOverload, kind: type[nn.Module], a: Arguments) -> nn.Module | None:
     """The parameter-free module of class `kind` that makes this call; None where its constructor cannot say so."""
-    if kind not in FREE.get(operator, ()):
+    if kind not in FREE.get(operator, ()) or a.get("train") is True:
         return None
     accepted = inspect.signature(kind).parameters
     default = defaults(operator)
-    options: dict[str, Any] = {"affine": False} if kind is nn.GroupNorm else {}
-    if kind is nn.LayerNorm:
-        options["elementwise_affine"] = False
-    for position, (name, value) in enumerate(a.items()):
-        parameter = _CONSTRUCTOR_NAMES.get(name, name)
-        if position == 0 or name in _SAID_BY_CLASS and parameter not in accepted:
-            continue
+    options: dict[str, Any] = {"elementwise_affine": False} if kind is nn.LayerNorm else {}
+    for name, value in list(a.items())[1:]:
+        parameter = "padding" if name == "pad" else name
         if any(isinstance(item, fx.Node) for item in (value if isinstance(value, (list, tuple)) else [value])):
             return None
-        if parameter in accepted and value != default.get(name, inspect.Parameter.empty):
-            options[parameter] = compact(value)
-        elif name in default and value != default[name]:
+        if parameter in accepted:
+            options |= {} if value is None or value == [] else {parameter: compact(value)}
+        elif name in default and name not in _SAID_BY_CLASS and value != default[name]:
             return None
     return kind(**options)

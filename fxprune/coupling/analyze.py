@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from fxprune.capture import capture_info
 from fxprune.coupling.blocks import Family, block_families
@@ -41,11 +41,12 @@ def _hold_unborn(births: Births, partition: Partition) -> None:
 
 def _hold_orphans(births: Births, partition: Partition, flow: Flow) -> bool:
     """Classes that no parameter produces are permanent; whether there were any."""
+    consumed = _consumed(births, flow)
     produced = [
         partition.canonical(item.ids).flatten()
         for name, fields in births.fields.items()
         for item in fields
-        if Axis(name, item.axis) not in flow.consumed
+        if Axis(name, item.axis) not in consumed
     ]
     made = torch.zeros(partition.count, dtype=torch.bool)
     made[torch.cat([torch.zeros(1, dtype=torch.int64), *produced])] = True
@@ -56,14 +57,20 @@ def _hold_orphans(births: Births, partition: Partition, flow: Flow) -> bool:
     return partition.settle()
 
 
+def _consumed(births: Births, flow: Flow) -> set[Axis]:
+    """The axes that contractions read, by the first names of their tensors."""
+    return {Axis(births.canonical[axis.param], axis.dim) for axis in flow.consumed}
+
+
 def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str, ...]) -> Coupling:
     order = sorted(births.fields, key=lambda name: names.index(name) if name in names else len(names))
     live = {
         name: tuple(found for item in births.fields[name] for found in flow.normalized(item.ids, (item.axis,)))
         for name in order
     }
+    consumed = _consumed(births, flow)
     roles: dict[Axis, Role] = {
-        Axis(name, item.axis): "consumes" if Axis(name, item.axis) in flow.consumed else "produces"
+        Axis(name, item.axis): "consumes" if Axis(name, item.axis) in consumed else "produces"
         for name in order
         for item in live[name]
     }
@@ -78,7 +85,7 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
         offsets.append(offsets[-1] + len(ids))
     sources = _sources(live, roles, home, renumber, len(members))
     groups = [
-        _group(name, blocks, offset, len(ids), source, renumber)
+        _group(name, blocks, offset, len(ids), source, renumber, births)
         for name, (ids, blocks), offset, source in zip(
             _names(members, live, roles), members, offsets, sources, strict=False
         )
@@ -156,10 +163,16 @@ def _sources(
 
 
 def _group(
-    name: str, family: Family, offset: int, width: int, sources: list[tuple[Axis, Source]], renumber: Tensor
+    name: str,
+    family: Family,
+    offset: int,
+    width: int,
+    sources: list[tuple[Axis, Source]],
+    renumber: Tensor,
+    births: Births,
 ) -> ChannelGroup:
     blocks = sorted(tuple(sorted((renumber[list(row)] - offset).tolist())) for row in family)
-    axes = tuple(dict.fromkeys(axis for axis, _ in sources))
+    axes = tuple(axis for axis, _ in sources if isinstance(births.tensors[axis.param], nn.Parameter))
     return ChannelGroup(name, width, tuple(blocks), axes, offset, tuple(source for _, source in sources))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -76,8 +77,10 @@ def refresh_metadata(gm: fx.GraphModule) -> None:
         raise RewriteError("the graph carries no fake tensors in its metadata: capture it with fxprune.capture")
     interpreter = _Refresh(gm, mode)
     interpreter.extra_traceback = False
+    shapes = mode.shape_env
     try:
-        with mode, torch.no_grad():
+        # a guard that an op adds here would fix the batch size in every graph that shares its symbol
+        with mode, torch.no_grad(), shapes.suppress_guards() if shapes is not None else nullcontext():
             interpreter.run(*inputs, enable_io_processing=False)
     except Exception as error:
         at = getattr(interpreter, "current", None)

@@ -72,7 +72,8 @@ def _slice(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
     whole = start in (None, 0) and (end is None or end >= size)
     if whole or (start or 0) >= 0 and (end or 0) >= 0:
         return node.target, node.args
-    return node.target, (source, axis, *(range(size)[slice(start, end)].start, range(size)[slice(start, end)].stop), step)
+    first, last, _ = slice(start, end).indices(size)
+    return node.target, (source, axis, first, last, *((step,) if step != 1 else ()))
 
 
 _PINS: dict[Any, Pin] = {

@@ -109,7 +109,7 @@ class Reconstruct(PassBase):
         if solution is not None:
             replace_tensor(gm, item.weight, item.tensor(solution[0], weight))
             if bias_home(node) is not None:
-                walk.pruned.offsets[item.name] = _along_channels(solution[1].to(weight), item, value.ndim)
+                walk.pruned.offsets[item.name] = item.along_channels(solution[1].to(weight), value.ndim)
         return item.weight, before, after
 
 
@@ -147,12 +147,6 @@ def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
     old = getattr(owner, leaf)
     new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
     setattr(owner, leaf, new)
-
-
-def _along_channels(values: Tensor, item: Contraction, ndim: int) -> Tensor:
-    """Channel values [systems, outputs] in the shape that broadcasts against the contraction's output."""
-    after = -1 - item.output_axis if item.output_axis < 0 else ndim - 1 - item.output_axis
-    return values.reshape(-1, *[1] * after)
 
 
 def _insert(gm: fx.GraphModule, item: Contraction, offset: Tensor) -> None:

@@ -22,22 +22,24 @@ from fxprune.types import Plan
 class Shrink(PassBase):
     """Replaces every parameter and buffer by its kept part, and literal sizes by those that the channel fields predict.
 
-    plan: which units stay. The graph before removal is handed on as the dense graph.
+    plan: which units stay; None takes the plan that Choose handed on. The graph before removal is handed on as the dense graph.
     Postcondition: every tensor in the graph has the shape that the fields predict.
     """
 
-    plan: Plan
+    plan: Plan | None = None
 
     def requires(self, graph_module: fx.GraphModule) -> None:
-        """The graph comes from `capture`."""
+        """The graph comes from `capture`, and there is a plan."""
         capture_info(graph_module)
+        if self.plan is None and PLAN not in state(graph_module):
+            raise RewriteError("Shrink has no plan: give it one, or run Choose first")
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Rewrite in place, unless the graph has been shrunk already."""
-        if PLAN in state(graph_module):
+        if DENSE in state(graph_module):
             return PassResult(graph_module, False)
         coupling = analyze(graph_module)
-        plan = check_plan(coupling, self.plan)
+        plan = check_plan(coupling, self.plan or state(graph_module)[PLAN])
         kept = Kept.under(coupling, plan)
         state(graph_module).update({DENSE: clone(graph_module), PLAN: plan, COUPLING: coupling})
         changes = {node: RESIZE[node.target](node, kept) for node in graph_module.graph.nodes if node.target in RESIZE}
@@ -70,7 +72,7 @@ def shrink(gm: fx.GraphModule, plan: Plan) -> fx.GraphModule:
 
     Raises PlanError on a plan that does not fit the network.
     """
-    if PLAN in state(gm):
+    if DENSE in state(gm):
         raise PlanError("this graph has been shrunk already: shrink the captured original, or capture the result anew")
     small = clone(gm)
     for step in (PinSizes(), Shrink(plan)):

@@ -1,0 +1,35 @@
+PYTHON ?= python
+
+.PHONY: help install check lint test quick docs bench demo-weights clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+install:  ## install fxprune and everything its tests need
+	$(PYTHON) -m pip install -e '.[demo,test]'
+
+check: lint test  ## everything that must pass before a commit
+
+lint:  ## style and types
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+test:  ## all tests
+	$(PYTHON) -m pytest
+
+quick:  ## the tests that take moments
+	$(PYTHON) -m pytest -m 'not slow' -n 2
+
+docs:  ## bring the generated parts of docs/ up to date
+	$(PYTHON) docs/generate.py
+
+bench:  ## measure accuracies and times, and write them into docs/benchmarks.md
+	$(PYTHON) benchmarks/accuracy.py --write
+
+demo-weights:  ## train the demo's network anew (a minute)
+	$(PYTHON) -m fxprune.demo.train
+
+clean:  ## remove what the tools leave behind
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

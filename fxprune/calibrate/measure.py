@@ -1,0 +1,180 @@
+"""What removing units of one group really does to the network's outputs, on calibration images."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.calibrate.contraction import Contraction, contractions
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
+from fxprune.calibrate.images import Calibration
+from fxprune.calibrate.observe import Observed, bytes_per_image, column_units
+from fxprune.closed_form.removal import Removal
+from fxprune.closed_form.ridge import compensated
+from fxprune.types import ChannelGroup, Coupling
+
+RHO = 1e-2
+
+
+def measured(
+    gm: fx.GraphModule,
+    coupling: Coupling,
+    removals: Mapping[str, Removal],
+    observed: Mapping[str, Observed],
+    calibration: Calibration,
+    *,
+    images: int = 128,
+    shares: Sequence[float] = (0.25, 0.5, 0.75),
+    memory: int = 1 << 30,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Removal]:
+    """The removals with their errors scaled to what the network's outputs say.
+
+    The second-order model takes the errors of different positions for independent and the network behind for linear.
+    So each group is cut by each of `shares`, its readers make up for it, and the rest of the network is run on
+    `images` images. Between the cuts the ratio of measured to foretold error is interpolated.
+
+    progress: called with (images done, images).
+    """
+    trials = [
+        trial
+        for group in coupling.groups
+        for trial in _trials(gm, coupling, group, removals[group.name], observed, shares)
+    ]
+    errors = torch.zeros(len(trials), dtype=torch.float64)
+    variance = 0.0
+    done = 0
+    with torch.no_grad():
+        for batch in _some(calibration, images, max(1, memory // max(1, bytes_per_image(gm)))):
+            base = _Base(gm, batch)
+            variance += base.variance
+            errors += torch.tensor([base.error(trial) for trial in trials], dtype=torch.float64)
+            done += len(batch[0])
+            if progress is not None:
+                progress(done, images)
+    found: dict[str, dict[int, float]] = {name: {} for name in removals}
+    for trial, error in zip(trials, (errors / max(variance, 1e-30)).tolist(), strict=True):
+        found[trial.group][trial.rounds] = error
+    return {name: _scaled(removal, found[name]) for name, removal in removals.items()}
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A group cut by some rounds: the values that stand in for the weights of its readers, constants added to their
+    outputs, and the nodes whose values change."""
+
+    group: str
+    rounds: int
+    weights: Values
+    offsets: dict[str, Tensor]
+    changed: frozenset[str]
+
+
+def _trials(
+    gm: fx.GraphModule,
+    coupling: Coupling,
+    group: ChannelGroup,
+    removal: Removal,
+    observed: Mapping[str, Observed],
+    shares: Sequence[float],
+) -> Iterator[_Trial]:
+    readers = {item.name: item for item in contractions(gm).values() if item.weight in observed}
+    nodes = {node.name: node for node in gm.graph.nodes}
+    for rounds in sorted({round(share * (len(removal.errors) - 1)) for share in shares} - {0}):
+        gone = torch.tensor(removal.order[: rounds * removal.step])
+        weights, offsets = {}, {}
+        for item in readers.values():
+            units = column_units(item, coupling, group, attribute(gm, item.weight))
+            lost = torch.isin(units, gone)
+            if bool(lost.any()):
+                weight_node = nodes[item.name].all_input_nodes[1].name
+                weights[weight_node], offsets[item.name] = _compensated(gm, item, observed[item.weight], lost)
+        if weights:
+            yield _Trial(group.name, rounds, weights, offsets, _downstream(nodes, weights))
+
+
+def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight of a reader without its inputs `lost`, and the constant that makes up for their mean."""
+    parts = [
+        compensated(covariance, weights, ~gone, RHO) if bool(gone.any()) else weights
+        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost.to(seen.covariance.device))
+    ]
+    matrix = torch.stack(parts)
+    like = attribute(gm, item.weight)
+    offset = (seen.mean.unsqueeze(-2) @ (seen.weights - matrix)).squeeze(-2)
+    node = next(node for node in gm.graph.nodes if node.name == item.name)
+    return item.tensor(matrix, like), item.along_channels(offset.to(like), node.meta["val"].ndim)
+
+
+def _downstream(nodes: Mapping[str, fx.Node], names: Values) -> frozenset[str]:
+    changed: set[str] = set()
+    stack = [nodes[name] for name in names]
+    while stack:
+        node = stack.pop()
+        if node.name not in changed:
+            changed.add(node.name)
+            stack += list(node.users)
+    return frozenset(changed)
+
+
+class _Base:
+    """One batch with the values of all nodes of the dense network."""
+
+    def __init__(self, gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> None:
+        self._evaluator, self._outputs = Evaluator(gm), outputs_of(gm)
+        names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder")]
+        self._values = self._evaluator(names, to_device(gm, batch))
+        self.variance = sum(_spread(self._values[name]) for name in self._outputs)
+
+    def error(self, trial: _Trial) -> float:
+        """The squared error of the outputs under a trial."""
+        given = {name: value for name, value in self._values.items() if name not in trial.changed}
+        self._evaluator.offsets = trial.offsets
+        outputs = self._evaluator(self._outputs, {**given, **trial.weights})
+        return sum(_squared(outputs[name], self._values[name]) for name in self._outputs)
+
+
+def _spread(value: Any) -> float:
+    """Squared distance of each image's output from the mean of its elements."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return 0.0
+    rows = value.double().flatten(1)
+    return float((rows - rows.mean(1, keepdim=True)).square().sum())
+
+
+def _squared(value: Any, target: Any) -> float:
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    return float((value.double() - target.double()).square().sum()) if floating else 0.0
+
+
+def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:
+    """The first images in pieces of at most `chunk`."""
+    columns = [torch.cat(parts)[:images] for parts in zip(*calibration.batches, strict=True)]
+    yield from zip(*(column.split(chunk) for column in columns), strict=True)
+
+
+def _scaled(removal: Removal, found: Mapping[int, float]) -> Removal:
+    """The errors of a removal, drawn through the measured ones; they never fall."""
+    cuts = [(rounds, error / removal.errors[rounds]) for rounds, error in sorted(found.items()) if removal.errors[rounds] > 0]
+    if not cuts:
+        return removal
+    errors = [0.0]
+    for rounds in range(1, len(removal.errors)):
+        errors.append(max(errors[-1], removal.errors[rounds] * _between(cuts, rounds)))
+    return replace(removal, errors=tuple(errors))
+
+
+def _between(cuts: list[tuple[int, float]], at: int) -> float:
+    """The ratio at `at`, interpolated in its logarithm; flat beyond the ends."""
+    place = bisect_left([rounds for rounds, _ in cuts], at)
+    if place in (0, len(cuts)):
+        return cuts[min(place, len(cuts) - 1)][1]
+    (left, low), (right, high) = cuts[place - 1], cuts[place]
+    share = (at - left) / (right - left)
+    return math.exp((1 - share) * math.log(max(low, 1e-30)) + share * math.log(max(high, 1e-30)))

@@ -1,0 +1,70 @@
+"""The signature of a captured graph: from flat lists of tensors back to the original's arguments and results."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+from torch import fx
+from torch.fx.graph import _PyTreeCodeGen
+from torch.utils import _pytree as pytree
+
+from fxprune.errors import RewriteError
+
+
+def plain_signature(graph: fx.Graph) -> None:
+    """Gives a captured graph the original's arguments, by name, and its result, in the original's structure.
+
+    Placeholders become those of the original; the tensors in a tuple, list or dict are picked from it. Raises
+    RewriteError for structures of other classes.
+    """
+    if not isinstance(graph._codegen, _PyTreeCodeGen):
+        return
+    info = graph._codegen.pytree_info
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in reversed(placeholders):
+        next(iter(graph.nodes)).prepend(node)
+    args, kwargs = pytree.tree_unflatten(placeholders, info.in_spec)
+    body = placeholders[-1].next if placeholders else next(iter(graph.nodes))
+    nested = {}
+    for name, value in zip([*info.orig_args[: len(args)], *kwargs], [*args, *kwargs.values()], strict=True):
+        if isinstance(value, fx.Node):
+            value.target = name
+            body.prepend(value)
+            continue
+        with graph.inserting_before(body):
+            nested[graph.placeholder(name)] = value
+    for argument, value in nested.items():
+        argument.meta["val"] = pytree.tree_map_only(fx.Node, lambda node: node.meta.get("val"), value)
+        _pick(graph, value, argument, body)
+    output = graph.output_node()
+    leaves = list(output.args[0]) if isinstance(output.args[0], (list, tuple)) else [output.args[0]]
+    output.args = (_plain(pytree.tree_unflatten(leaves, info.out_spec)),)
+
+
+def _pick(graph: fx.Graph, value: Any, source: fx.Node, body: fx.Node) -> None:
+    """Turns the placeholders in the structure `value` into subscripts of `source`."""
+    if type(value) not in (tuple, list, dict):
+        raise RewriteError(f"an input of class {type(value).__name__} cannot be written in plain code")
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, fx.Node):
+            item.op, item.target, item.args = "call_function", operator.getitem, (source, key)
+            body.prepend(item)
+            continue
+        with graph.inserting_before(body):
+            inner = graph.call_function(operator.getitem, (source, key))
+        inner.meta["val"] = pytree.tree_map_only(fx.Node, lambda node: node.meta.get("val"), item)
+        _pick(graph, item, inner, body)
+
+
+def _plain(value: Any) -> Any:
+    """The result as tuples, lists and dicts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
+    if isinstance(value, (fx.Node, int, float, str, bool, type(None))):
+        return value
+    raise RewriteError(f"a result of class {type(value).__name__} cannot be written in plain code")

@@ -1,0 +1,201 @@
+"""Names for the values of a graph: a value takes over the variable of the input that dies where it is made.
+
+A *chain* is what is written to one variable, one value after the other: `x = self.conv1(x)`, `x = self.bn1(x)`. The
+first chain is the network's input; a branch begins a new one, and where branches merge the oldest goes on. Chains that
+end in a wide merge are named after the module that they run through (`branch1x1`), others are y and z.
+"""
+
+from __future__ import annotations
+
+import builtins
+import operator
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.codegen.expressions import is_name
+
+_RESERVED = {"self", "torch", "F", "operator", "math", "Tensor", "nn", *dir(builtins)}
+_SHORT = ("y", "z")
+
+
+@dataclass(eq=False)
+class Chain:
+    """Values that share a variable.
+
+    first, last: the statements between which the variable is in use.
+    origin: the chain that this one was split from.
+    merge: how many chains end in the statement in which this one ends.
+    """
+
+    first: int
+    last: int
+    nodes: list[fx.Node] = field(default_factory=list)
+    origin: Chain | None = None
+    merge: int = 1
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Variables:
+    """How the statements of a graph are written.
+
+    statements: the nodes that have a line of their own, in order.
+    names: the variable of each value that has one; what has none is written where it is used.
+    unpacked: the variables that a call with several results is unpacked to.
+    dead: the variables that a statement leaves behind, where these are several.
+    """
+
+    statements: tuple[fx.Node, ...]
+    names: dict[fx.Node, str]
+    unpacked: dict[fx.Node, tuple[str, ...]]
+    dead: dict[fx.Node, tuple[str, ...]]
+
+
+def module_paths(nodes: Sequence[fx.Node]) -> dict[fx.Node, str]:
+    """For each call the path of the innermost module around it that holds others; "" is the root."""
+    targets = [str(node.target).split(".") for node in nodes if node.op == "call_module"]
+    holders = {tuple(target[:depth]) for target in targets for depth in range(len(target))}
+    paths = {}
+    for node in nodes:
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        path = re.sub(r"@\d+", "", stack[-1][0]) if stack else ""
+        atoms = str(node.target).split(".")[:-1] if node.op == "call_module" else path.split(".")
+        while atoms and tuple(atoms) not in holders:
+            atoms = atoms[:-1]
+        paths[node] = ".".join(atoms)
+    return paths
+
+
+def name_variables(nodes: Sequence[fx.Node]) -> Variables:
+    """Names for all values of a graph, given its nodes in order."""
+    parts = {node: part for node in nodes if (part := _parts(node))}
+    taken_apart = {item for part in parts.values() for item in part if item is not None}
+    statements = tuple(node for node in nodes if _has_statement(node) and node not in taken_apart)
+    chains, ends = _chains(statements, parts)
+    names = {node: chain.name for chain in chains for node in chain.nodes}
+    unpacked = {node: tuple(names[item] if item else "_" for item in part) for node, part in parts.items()}
+    dead = {}
+    for position, node in enumerate(statements):
+        written = {names.get(node), *unpacked.get(node, ())}
+        left = [chain.name for chain in ends.get(position, ()) if chain.name not in written]
+        if len(left) > 1 and node.op != "output":
+            dead[node] = tuple(left)
+    return Variables(statements, names, unpacked, dead)
+
+
+def _has_statement(node: fx.Node) -> bool:
+    """All but parameters, which are read where they are used, and sizes that are used once."""
+    if node.op == "get_attr":
+        return False
+    is_size = isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat)) and node.op != "placeholder"
+    return not (is_size and len(node.users) == 1)
+
+
+def _parts(node: fx.Node) -> list[fx.Node | None]:
+    """The results of a call by position, where all its users only pick one; None for those that nobody picks."""
+    value = node.meta.get("val")
+    users = list(node.users)
+    picks = [user.args[1] for user in users if user.target is operator.getitem and user.args[0] is node]
+    several = isinstance(value, (list, tuple)) and len(value) > 1 and node.op != "placeholder"
+    if not several or len(picks) != len(users) or len(set(map(str, picks))) != len(users):
+        return []
+    by_position = {pick: user for pick, user in zip(picks, users, strict=True)}
+    return [by_position.get(position) for position in range(len(value))] if by_position else []
+
+
+def _read(node: fx.Node, statements: set[fx.Node], results: set[fx.Node]) -> Iterator[fx.Node]:
+    """The variables that the statement of `node` reads, also through what is written in place."""
+    for argument in node.all_input_nodes:
+        if argument in statements or argument in results:
+            yield argument
+        else:
+            yield from _read(argument, statements, results)
+
+
+def _chains(
+    statements: Sequence[fx.Node], parts: dict[fx.Node, list[fx.Node | None]]
+) -> tuple[list[Chain], dict[int, list[Chain]]]:
+    """All chains with their names, and those that end at each statement."""
+    results = {item for part in parts.values() for item in part if item is not None}
+    reads = [list(dict.fromkeys(_read(node, set(statements), results))) for node in statements]
+    last = {value: position for position, values in enumerate(reads) for value in values}
+    chains: list[Chain] = []
+    chain_of: dict[fx.Node, Chain] = {}
+    ends: dict[int, list[Chain]] = {}
+    for position, node in enumerate(statements):
+        dying = [chain_of[value] for value in reads[position] if last[value] == position]
+        heir = _heir(node, dying, parts, position)
+        made = [item for item in parts.get(node, [node]) if item is not None]
+        for chain in dying:
+            chain.merge = len(dying)
+        ends[position] = [chain for chain in dying if chain is not heir]
+        for value in [] if node.op == "output" else made:
+            origin = dying[0] if node in parts and dying else None
+            chain = heir or Chain(position, position, origin=origin)
+            chains += [] if chain in chains else [chain]
+            chain.nodes.append(value)
+            chain.last = max(chain.last, last.get(value, position))
+            chain_of[value] = chain
+    _name(chains, module_paths(statements))
+    return chains, ends
+
+
+def _heir(
+    node: fx.Node, dying: Sequence[Chain], parts: dict[fx.Node, list[fx.Node | None]], position: int
+) -> Chain | None:
+    """The chain that goes on with the value of `node`: of those that die here, or that these were split from."""
+    if node in parts or node.op in {"placeholder", "output"} or not isinstance(node.meta.get("val"), Tensor):
+        return None
+    origins = [chain.origin for chain in dying if chain.origin is not None and chain.origin.last <= position]
+    tensors = [chain for chain in dying if isinstance(chain.nodes[-1].meta.get("val"), Tensor)]
+    return min([*origins, *tensors], key=lambda chain: chain.first, default=None)
+
+
+def _name(chains: Sequence[Chain], paths: Mapping[fx.Node, str]) -> None:
+    """Names every chain, in the order of their beginnings: no two that overlap have the same."""
+    for number, chain in enumerate(chains):
+        # one that ends where this one begins has been read before this one is written
+        taken = {other.name for other in chains[:number] if other.last > chain.first or other.first == chain.first}
+        chain.name = next(name for name in _candidates(chain, paths) if name not in taken | _RESERVED and is_name(name))
+
+
+def _candidates(chain: Chain, paths: Mapping[fx.Node, str]) -> Iterator[str]:
+    """Names for a chain, best first, without end."""
+    node = chain.nodes[0]
+    base = "y"
+    if node.op == "placeholder":
+        base = str(node.target).lstrip("*")
+        yield base
+    elif chain.origin is not None:
+        base = chain.origin.name
+    elif isinstance(node.meta.get("val"), (int, torch.SymInt)):
+        base = "batch" if node.target == "size" and node.args[1:] == (0,) else "size"
+        yield base
+    else:
+        path = _common_name([str(item.target) if item.op == "call_module" else paths[item] for item in chain.nodes])
+        yield from _SHORT if chain.merge < 3 else ()
+        if path:
+            yield path
+            base = path if chain.merge >= 3 else base
+        yield from _SHORT
+    separator = "_" if base[-1].isdigit() else ""
+    number = 1 if chain.origin is not None else 2
+    while True:
+        yield f"{base}{separator}{number}"
+        number += 1
+
+
+def _common_name(paths: Sequence[str]) -> str:
+    """The name of the module that a branch runs through: `branch1x1`, also for branch3x3_1 and branch3x3_2; or ""."""
+    inside = [path.split(".") for path in paths if path]
+    common = os.path.commonprefix(inside)
+    below = sorted({atoms[len(common)] for atoms in inside if len(atoms) > len(common)})
+    prefix = re.sub(r"_\w?$", "", os.path.commonprefix(below))
+    if len(prefix) > 1 and is_name(prefix):
+        return prefix
+    return next((atom for atom in reversed(common) if is_name(atom)), "")

@@ -1,0 +1,137 @@
+"""Choose: which units stay, so that the network fits a budget and loses least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxprune.allocate import MAX_RATIO, allocate
+from fxprune.calibrate.images import Calibration, calibration_for
+from fxprune.calibrate.measure import measured
+from fxprune.calibrate.observe import observe, systems_of
+from fxprune.capture import capture_info
+from fxprune.closed_form.removal import Removal
+from fxprune.cost import cost
+from fxprune.coupling import analyze
+from fxprune.coupling.check import check_plan
+from fxprune.errors import CalibrationError, PlanError
+from fxprune.importance import IMPORTANCES
+from fxprune.passes.base import COUPLING, PLAN, state
+from fxprune.select import select
+from fxprune.types import Budget, Coupling
+
+CALIBRATION, COST = "calibration", "cost"
+
+
+class Progress(Protocol):
+    """Told how far a stage is."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` steps of `stage` are done."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """The progress that tells nobody."""
+
+
+@dataclass(frozen=True, eq=False)
+class Choose(PassBase):
+    """Replaces nothing: analyses, scores, allocates and selects, and hands on the plan.
+
+    budget: what the result may cost.
+    calibration: unlabelled images, in any form that `calibration_for` takes; None where the importance needs none.
+    importance, allocation: names of the registries.
+    multiple_of, freeze, max_ratio: as in `allocate`.
+    Postcondition: the plan is possible, and the network that it leaves fits the budget.
+    """
+
+    budget: Budget
+    calibration: Any = field(default=None, repr=False)
+    importance: str = "second_order"
+    allocation: str = "greedy"
+    multiple_of: int = 1
+    freeze: Iterable[str] = ()
+    max_ratio: float | None = None
+    seed: int = 0
+    progress: Progress = field(default=silent, repr=False)
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """The graph comes from `capture`, and there is data where data is needed."""
+        capture_info(graph_module)
+        if self.importance not in IMPORTANCES:
+            raise PlanError(f"importance {self.importance!r} is not known; there are: {', '.join(IMPORTANCES)}")
+        if self.importance != "magnitude" and self.calibration is None:
+            raise CalibrationError(
+                "calibration= is missing: give a few hundred unlabelled images, or choose recipe='magnitude', which "
+                "looks at the weights alone and corrects nothing"
+            )
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Hand on coupling, cost, calibration and plan; the graph stays as it is."""
+        found = state(graph_module)
+        if PLAN in found:
+            return PassResult(graph_module, False)
+        coupling = analyze(graph_module)
+        if not coupling.groups:
+            raise PlanError(f"nothing in this network can shrink: {_reasons(coupling)}")
+        found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)
+        if self.calibration is not None:
+            found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
+        removals = self._removals(graph_module, coupling, found.get(CALIBRATION))
+        widths = allocate(
+            found[COST],
+            coupling,
+            removals,
+            self.budget,
+            method=self.allocation,
+            multiple_of=self.multiple_of,
+            freeze=self.freeze,
+            max_ratio=MAX_RATIO if self.max_ratio is None else self.max_ratio,
+        )
+        found[PLAN] = select(coupling, removals, widths, input_specs(graph_module))
+        return PassResult(graph_module, False)
+
+    def ensures(self, graph_module: fx.GraphModule) -> None:
+        """The plan is possible, and fits."""
+        found = state(graph_module)
+        check_plan(found[COUPLING], found[PLAN])
+
+    def _removals(
+        self, gm: fx.GraphModule, coupling: Coupling, calibration: Calibration | None
+    ) -> Mapping[str, Removal]:
+        """For each group the order in which its units leave, and the error at every width."""
+        score, tensors = IMPORTANCES[self.importance], tensors_of(gm)
+        if calibration is None:
+            return {group.name: score(group, tensors, ()) for group in coupling.groups}
+
+        def observing(done: int, total: int) -> None:
+            self.progress("observe", done, total)
+
+        def measuring(done: int, total: int) -> None:
+            self.progress("measure", done, total)
+
+        observed = observe(gm, coupling, calibration, seed=self.seed, progress=observing)
+        removals = {}
+        for done, group in enumerate(coupling.groups):
+            removals[group.name] = score(group, tensors, systems_of(group, coupling, observed, gm))
+            self.progress("score", done + 1, len(coupling.groups))
+        return measured(gm, coupling, removals, observed, calibration, progress=measuring)
+
+
+def tensors_of(gm: fx.GraphModule) -> dict[str, Tensor]:
+    """Parameters and buffers under all their names."""
+    return {**dict(gm.named_parameters(remove_duplicate=False)), **dict(gm.named_buffers(remove_duplicate=False))}
+
+
+def input_specs(gm: fx.GraphModule) -> list[tuple[tuple[int, ...], str]]:
+    """Shapes and dtypes of the example inputs, as a plan records them."""
+    tensors = [leaf for leaf in capture_info(gm).args if isinstance(leaf, Tensor)]
+    return [(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for tensor in tensors]
+
+
+def _reasons(coupling: Coupling) -> str:
+    return "; ".join(dict.fromkeys(coupling.held.values())) or "it has no parameters"

@@ -1,0 +1,253 @@
+"""Lift: an ATen graph becomes a graph of modules, functions and methods, under the original's names."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxprune.capture import META, Capture
+from fxprune.codegen.arguments import bound_arguments
+from fxprune.codegen.forward import ReadableCodeGen
+from fxprune.codegen.modules import FREE, OWNING, free_module
+from fxprune.codegen.signature import plain_signature
+from fxprune.codegen.source import class_name
+from fxprune.codegen.spelling import spell
+from fxprune.codegen.tree import install, named_tensors
+from fxprune.errors import RewriteError, describe, source_line
+
+aten = torch.ops.aten
+_DROPOUTS = {
+    *(aten.dropout.default, aten.feature_dropout.default),
+    *(aten.alpha_dropout.default, aten.feature_alpha_dropout.default),
+}
+
+
+class Candidate(NamedTuple):
+    """A call that may become a module: its path, the module, and the value that the module is called on."""
+
+    path: str
+    module: nn.Module
+    input: fx.Node
+
+
+@dataclass(frozen=True, eq=False)
+class Lift(PassBase):  # type: ignore[misc]
+    """Lifts ATen calls to modules under the original's names, in place; what no module owns becomes torch code.
+
+    Before: an ATen graph with parameters as `get_attr` nodes, as `capture` and `shrink` make it.
+    After: `call_module` nodes on modules of torch.nn, built from the calls' own tensors and arguments and holding the
+        very same parameters and buffers; everything else as operators, methods, F and torch functions. The signature
+        is the original's, and `.code` is the ReadableCodeGen's. The module is in evaluation mode.
+    Postcondition: no ATen call is left that has a spelling; the names of the state_dict are the original's, in order.
+
+    What `.train()` lacks is in `meta["fxprune"]["training_notes"]`: a tuple of sentences. Dropouts that no nn.Dropout
+    owns are dropped. Raises RewriteError for a graph that `capture` did not make.
+    """
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """The graph comes from `capture`."""
+        if not isinstance(graph_module.meta.get(META, {}).get("capture"), Capture):
+            raise RewriteError("Lift needs a graph that fxprune.capture made: call fxprune.capture(model, inputs) first")
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Rewrites in place; a graph that is lifted already is left alone."""
+        graph = graph_module.graph
+        if isinstance(graph._codegen, ReadableCodeGen):
+            return PassResult(graph_module, False)
+        notes = _drop_functional_dropout(graph)
+        tensors = named_tensors(graph_module)
+        lifted = _lift_modules(graph, tensors)
+        notes += _spell_functions(graph)
+        plain_signature(graph)
+        _merge_slices(graph)
+        order = graph_module.meta[META]["capture"].names
+        called = [str(node.target) for node in graph.nodes if node.op == "call_module" and node.target in lifted]
+        _shed_export(graph_module)
+        install(graph_module, order, lifted, called)
+        graph.eliminate_dead_code()
+        graph.set_codegen(ReadableCodeGen())
+        graph_module.recompile()
+        graph_module.eval()
+        graph_module.meta[META] = {**graph_module.meta[META], "training_notes": tuple(notes)}
+        return PassResult(graph_module, True)
+
+    def ensures(self, graph_module: fx.GraphModule) -> None:
+        """No ATen call with a spelling is left, and the graph is sound."""
+        for node in graph_module.graph.nodes:
+            if node.op == "call_function" and spell(node) is not None:
+                raise RewriteError(f"{describe(node)} was not lifted")
+        graph_module.graph.lint()
+
+
+def _stack_top(node: fx.Node) -> tuple[str, str]:
+    """Path and class of the innermost module whose forward made the call; a second call's mark `@1` is left out."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    if not stack:
+        return "", ""
+    path, kind = stack[-1]
+    return re.sub(r"@\d+", "", path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _stack_class(node: fx.Node) -> type[nn.Module] | None:
+    """The class of the innermost module when it is one of torch.nn."""
+    kind = _stack_top(node)[1]
+    found = getattr(nn, kind.rpartition(".")[2], None) if kind.startswith("torch.nn.modules.") else None
+    return found if isinstance(found, type) else None
+
+
+def _drop_functional_dropout(graph: fx.Graph) -> list[str]:
+    """Takes out dropouts that no module owns: they are the identity in evaluation, and have no training flag."""
+    notes = []
+    for node in list(graph.nodes):
+        if node.target in _DROPOUTS and not node.args[2] and _stack_class(node) not in FREE[node.target]:
+            where = source_line(node) or f"`{node.name}`"
+            notes.append(f"a functional dropout (p={node.args[1]}) is not applied in training: {where}")
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+    return notes
+
+
+def _lift_modules(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """Turns calls into `call_module` nodes wherever all calls of one path agree; gives the modules by path."""
+    calls: dict[str, list[tuple[fx.Node, Candidate]]] = {}
+    for node in graph.nodes:
+        found = _owning_candidate(node, tensors) or _free_candidate(node, tensors)
+        if found is not None:
+            calls.setdefault(found.path, []).append((node, found))
+    lifted = {}
+    for path, found in calls.items():
+        if len({repr(candidate.module) for _, candidate in found}) == 1:
+            lifted[path] = found[0][1].module
+            for node, candidate in found:
+                node.op, node.target = "call_module", path
+                node.args, node.kwargs = (candidate.input,), {}
+    return lifted
+
+
+def _owning_candidate(node: fx.Node, tensors: Mapping[str, Tensor]) -> Candidate | None:
+    """The module whose own tensors, and no others, are the arguments of the call."""
+    if node.target not in OWNING:
+        return None
+    assert isinstance(node.target, OpOverload)
+    arguments = bound_arguments(node)
+    owned, inputs = {}, []
+    for name, value in arguments.items():
+        if isinstance(value, fx.Node) and value.op == "get_attr" and str(value.target) in tensors:
+            owned[name] = arguments[name] = tensors[str(value.target)]
+        elif isinstance(value, fx.Node):
+            inputs.append(value)
+    weight = next((str(item.target) for item in node.all_input_nodes if item.op == "get_attr"), "")
+    if not owned or len(inputs) != 1:
+        return None
+    for path in dict.fromkeys((_stack_top(node)[0], weight.rpartition(".")[0])):
+        if path and all(tensors.get(f"{path}.{name}") is tensor for name, tensor in owned.items()):
+            with torch.device("meta"):
+                module = OWNING[node.target](arguments)
+            if module is not None and _has_slots_for(module, path, owned, tensors):
+                return Candidate(path, module, inputs[0])
+    return None
+
+
+def _has_slots_for(module: nn.Module, path: str, owned: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the module has just the tensors that the original has at `path`, as parameters and as buffers."""
+    there = {name[len(path) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{path}.")}
+    slots = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return (
+        set(slots) == set(there)
+        and set(owned) == set(slots) - {"num_batches_tracked"}
+        and all(isinstance(there[name], nn.Parameter) is isinstance(slots[name], nn.Parameter) for name in slots)
+        and all(there[name].shape == slots[name].shape for name in slots)
+    )
+
+
+def _free_candidate(node: fx.Node, tensors: Mapping[str, Tensor]) -> Candidate | None:
+    """The parameter-free module of torch.nn whose forward made the call."""
+    kind, path = _stack_class(node), _stack_top(node)[0]
+    if kind is None or not path or not isinstance(node.target, OpOverload) or node.target not in FREE:
+        return None
+    value = node.args[0]
+    if not isinstance(value, fx.Node) or any(name.startswith(f"{path}.") for name in tensors):
+        return None
+    with torch.device("meta"):
+        module = free_module(node.target, kind, {**bound_arguments(node), "inplace": _may_overwrite(node, value)})
+    return Candidate(path, module, value) if module is not None else None
+
+
+def _may_overwrite(node: fx.Node, value: fx.Node) -> bool:
+    """Whether the original wrote the result over its input and nobody else can see that it does."""
+    fresh = value.op == "call_module" or value.op == "call_function" and not _is_view(value)
+    return bool(node.meta.get("inplace")) and len(value.users) == 1 and fresh
+
+
+def _is_view(node: fx.Node) -> bool:
+    """Whether the value shares memory with another one."""
+    target = node.target
+    return not isinstance(target, OpOverload) or any(result.alias_info for result in target._schema.returns)
+
+
+def _spell_functions(graph: fx.Graph) -> list[str]:
+    """Writes the calls that are left as functions, operators and methods; notes those that training lacks."""
+    notes = []
+    for node in graph.nodes:
+        spelling = spell(node) if node.op == "call_function" else None
+        if node.target is aten.batch_norm.default and bound_arguments(node)["running_mean"] is not None:
+            where = source_line(node) or f"`{node.name}`"
+            notes.append(f"a functional batch_norm keeps its running statistics in training: {where}")
+        if spelling is not None:
+            node.op = "call_method" if isinstance(spelling.target, str) else "call_function"
+            node.target, node.args, node.kwargs = spelling
+    return notes
+
+
+def _merge_slices(graph: fx.Graph) -> None:
+    """`x[:, :][:, :, ::2][:, :, :, ::2]` becomes `x[:, :, ::2, ::2]`."""
+    for node in list(graph.nodes):
+        if not _is_slicing(node):
+            continue
+        source, index = node.args
+        if _is_slicing(source) and len(source.users) == 1:
+            inner = source.args[1]
+            axes = max(len(inner), len(index))
+            pairs = [(item[axis] if axis < len(item) else slice(None)) for axis in range(axes) for item in (inner, index)]
+            merged = [_one_of(*pairs[2 * axis : 2 * axis + 2]) for axis in range(axes)]
+            if None not in merged:
+                node.args = (source.args[0], tuple(merged))
+                graph.erase_node(source)
+        source, index = node.args
+        if all(item == slice(None) for item in index):
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _is_slicing(node: Any) -> bool:
+    """Whether the node is a subscript of slices only."""
+    if not isinstance(node, fx.Node) or node.target is not operator.getitem or not isinstance(node.args[1], tuple):
+        return False
+    return all(isinstance(item, slice) for item in node.args[1])
+
+
+def _one_of(first: slice, second: slice) -> slice | None:
+    """The slice that is not everything; None where both cut."""
+    if first == slice(None):
+        return second
+    return first if second == slice(None) else None
+
+
+def _shed_export(gm: fx.GraphModule) -> None:
+    """Takes off what torch.export put on the module itself: hooks, guards and the refusal of `.train()`."""
+    gm.__class__ = type(fx.GraphModule.__new__(fx.GraphModule))
+    type(gm).__name__ = class_name(gm.graph)
+    for attribute in ("train", "eval", "_in_spec", "_out_spec", "shape_env", "range_constraints", "validate_inputs"):
+        gm.__dict__.pop(attribute, None)
+    for hooks in (gm._forward_hooks, gm._forward_hooks_with_kwargs, gm._forward_hooks_always_called):
+        hooks.clear()
+    gm._forward_pre_hooks.clear()
+    gm._forward_pre_hooks_with_kwargs.clear()

@@ -1,0 +1,94 @@
+"""The demo: its network, its weights, and the command."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+from torch import nn
+
+from fxprune.cli import main
+from fxprune.demo.digits import Digits, load
+from fxprune.demo.network import DigitNet
+from fxprune.demo.run import latencies, run
+from fxprune.demo.train import WEIGHTS, accuracy, shifted, train
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[Digits, Digits]:
+    return load()
+
+
+def test_digits_are_split_without_overlap(digits: tuple[Digits, Digits]) -> None:
+    training, test = digits
+    assert training.images.shape == (1000, 1, 16, 16)
+    assert test.images.shape == (797, 1, 16, 16)
+    assert training.images.min() >= 0
+    assert training.images.max() <= 1
+    both = torch.cat([training.images, test.images]).flatten(1)
+    assert len({tuple(image.tolist()) for image in both}) == 1797
+
+
+def test_the_weights_are_small_and_accurate(digits: tuple[Digits, Digits]) -> None:
+    assert WEIGHTS.stat().st_size < 700_000
+    model = DigitNet().eval()
+    model.load_state_dict(load_file(WEIGHTS))
+    assert accuracy(model, digits[1]) == pytest.approx(99.25, abs=0.2)
+
+
+def test_training_learns(digits: tuple[Digits, Digits]) -> None:
+    few = Digits(*(part[:400] for part in digits[0]))
+    assert accuracy(train(few, epochs=5), few) > 40
+
+
+def test_shifted_images_keep_their_shape_and_move_by_two_at_most() -> None:
+    image = torch.zeros(1, 1, 16, 16)
+    image[..., 8, 8] = 1
+    generator = torch.Generator().manual_seed(0)
+    places = torch.cat([shifted(image, generator) for _ in range(100)]).nonzero()[:, 2:]
+    assert len(places) == 100
+    assert places.min() == 6
+    assert places.max() == 10
+
+
+def test_latencies_tell_a_slow_network_from_a_fast_one() -> None:
+    fast, slow = nn.Identity(), nn.Sequential(*[nn.Linear(256, 256) for _ in range(20)])
+    quick, long = latencies(fast, slow, torch.zeros(64, 256), rounds=5)
+    assert 0 < quick < long
+
+
+@pytest.mark.slow
+def test_the_demo_keeps_what_magnitude_loses(tmp_path: Path) -> None:
+    outcome = run(tmp_path / "out")
+    assert outcome.report.after["flops"] <= 0.5 * outcome.report.before["flops"]
+    assert outcome.pruned > outcome.shrunk
+    assert outcome.pruned > outcome.dense - 2
+    assert outcome.report.verification is not None
+    assert outcome.report.verification.ok
+
+
+def test_the_command_prints_what_was_measured(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")], catch_exceptions=False)
+    assert result.exit_code == 0, result.stderr
+    for text in ("trained", "channels removed", "reconstructed", "verified: max error", "times as fast", "model.py"):
+        assert text in result.stdout
+    assert (tmp_path / "out" / "model.py").is_file()
+
+
+def test_without_scikit_learn_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any) -> Any:
+        if name.startswith("sklearn"):
+            raise ImportError(name)
+        return real(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    result = CliRunner().invoke(main, ["demo", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert result.stderr == "error: the demo's digits come with scikit-learn: pip install 'fxprune[demo]'\n"

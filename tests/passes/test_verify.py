@@ -1,0 +1,77 @@
+"""Verify: it must notice what is wrong, and only that."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fxprune as fp
+from fxprune.errors import RewriteError, VerificationError
+from fxprune.passes.base import clone
+from fxprune.passes.pin_sizes import PinSizes
+from fxprune.passes.shrink import Shrink
+from fxprune.passes.verify import Verify
+from tests.networks import build, images
+
+PLAN = fp.Plan({"conv1.0.weight": [0, 2, 5]})
+
+
+def test_says_what_was_compared() -> None:
+    gm = fp.capture(build("Residual"), images())
+    proof = fp.verify(gm, fp.shrink(gm, PLAN), PLAN)
+    assert proof.ok
+    assert proof.max_error < 1e-12
+    assert len(proof.outputs) == 1
+    assert str(proof).startswith("verified: max error")
+    assert "float64" in proof.method
+
+
+@pytest.mark.parametrize("wrong", [[0, 2, 4], [1, 2, 5], [0, 5]])
+def test_notices_a_wrong_channel(wrong: list[int]) -> None:
+    gm = fp.capture(build("Residual"), images())
+    small = fp.shrink(gm, fp.Plan({"conv1.0.weight": wrong}))
+    proof = fp.verify(gm, small, PLAN)
+    assert not proof.ok
+    assert proof.max_error > 100 * proof.tolerance
+    assert str(proof).startswith("FAILED")
+
+
+def test_notices_nan_and_another_shape() -> None:
+    gm = fp.capture(build("Residual"), images())
+    small = fp.shrink(gm, PLAN)
+    with torch.no_grad():
+        small.get_parameter("head.bias").fill_(float("nan"))
+    assert not fp.verify(gm, small, PLAN).ok
+    assert fp.verify(gm, torch.nn.Flatten(), PLAN).max_error == float("inf")
+
+
+def test_statistics_are_taken_over_the_kept_channels() -> None:
+    gm = fp.capture(build("LayerScaled"), images())
+    plan = fp.Plan({"scale": [0, 3]})
+    proof = fp.verify(gm, fp.shrink(gm, plan), plan)
+    assert proof.ok
+    assert "statistics of normalisations over the kept channels" in proof.method
+
+
+def test_the_pass_keeps_the_proof_and_refuses_a_wrong_network() -> None:
+    gm = clone(fp.capture(build("Residual"), images()))
+    with pytest.raises(RewriteError, match="nothing to verify"):
+        Verify()(gm)
+    for step in (PinSizes(), Shrink(PLAN), Verify()):
+        step(gm)
+    assert gm.meta["fxprune"]["verification"].ok
+    assert not Verify()(gm).modified
+    del gm.meta["fxprune"]["verification"]
+    with torch.no_grad():
+        gm.get_parameter("head.weight").mul_(1.001)
+    with pytest.raises(VerificationError, match="was not returned"):
+        Verify()(gm)
+
+
+def test_the_original_is_left_alone() -> None:
+    model = build("Residual")
+    gm = fp.capture(model, images())
+    before = gm(images())
+    fp.verify(gm, fp.shrink(gm, PLAN), PLAN)
+    assert torch.equal(gm(images()), before)
+    assert next(model.parameters()).dtype == torch.float32
