@@ -66,9 +66,10 @@ def _purpose(kind: type[PassBase]) -> str:
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
-    if field.default is not dataclasses.MISSING:
-        return f"`{field.default!r}`"
-    return "needed" if field.default_factory is dataclasses.MISSING else f"`{field.default_factory()!r}`"
+    if field.default is field.default_factory is dataclasses.MISSING:
+        return "needed"
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return f"`{value.__name__ if inspect.isfunction(value) else repr(value)}`"
 
 
 def main() -> None:

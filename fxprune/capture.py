@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import traceback
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
-from fxprune.errors import CaptureError, InputError
+from fxprune.errors import CaptureError, InputError, user_line
 
 META = "fxprune"  # the key in GraphModule.meta under which fxprune keeps what its stages hand on
 
@@ -163,19 +162,12 @@ def _try_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
             return torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
     except Exception as error:
         reason = str(error).strip().split("\n\n")[0]
-        where = _user_frame(error)
+        where = user_line(error)
         raise CaptureError(
             f"torch.export cannot trace {type(model).__name__}{where}: {type(error).__name__}: {reason}\n"
             "Control flow that depends on the values of tensors cannot be traced: use torch.where or torch.cond, or "
             "capture the part of the model without it."
         ) from error
-
-
-def _user_frame(error: BaseException) -> str:
-    """The innermost line of the traceback that is not torch's own."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [f for f in frames if "/torch/" not in f.filename and "/fxprune/" not in f.filename]
-    return f" at {ours[-1].filename}:{ours[-1].lineno}: {ours[-1].line}" if ours else ""
 
 
 def _from_program(program: ExportedProgram) -> fx.GraphModule:

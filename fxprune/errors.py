@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 
 import torch
 from torch import Tensor, fx
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+_NOT_USERS = (_TORCH, os.path.dirname(__file__) + os.sep)
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n\s*(?P<code>[^\n]*)')
 
 
@@ -64,6 +66,12 @@ def source_line(node: fx.Node) -> str:
         return ""
     file, line, _, code = users[-1]
     return f"{file}:{line}: {code.strip()}"
+
+
+def user_line(error: BaseException) -> str:
+    """The innermost line of the traceback that is neither torch's nor ours, as ` at file:line: code`; "" without one."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_USERS)]
+    return f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 
 
 def shape_of(node: fx.Node) -> tuple[int | str, ...] | None:

@@ -17,6 +17,7 @@ from fxprune.errors import BudgetError, PlanError
 if TYPE_CHECKING:
     from torch import nn
 
+KERNEL = "kernel extent of"  # how the reason of an axis that is held as a kernel's begins
 Role = Literal["produces", "consumes"]
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from fxprune.errors import FxpruneError
+from fxprune.passes.choose import Progress
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells expect
-
-ProgressCall = Callable[[str, int, int], None]
 
 
 class Commands(click.Group):
@@ -33,17 +32,22 @@ class Commands(click.Group):
 
 
 @contextmanager
-def progress_bars() -> Iterator[ProgressCall]:
+def progress_bars() -> Iterator[Progress]:
     """A callable `progress(stage, done, total)` that draws a bar for each stage, where standard error is a terminal."""
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+    )
+    tasks: dict[str, bars.TaskID] = {}
+    with bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as display:
 
         def progress(stage: str, done: int, total: int) -> None:
-            if stage not in bars:
-                bars[stage] = display.add_task(stage, total=total)
-            display.update(bars[stage], completed=done, total=total)
+            if stage not in tasks:
+                tasks[stage] = display.add_task(stage, total=total)
+            display.update(tasks[stage], completed=done, total=total)
 
         yield progress
 

@@ -55,7 +55,8 @@ class Preprocessing:
             image = vision.resize(image, resize, self.interpolation)
         if self.size is not None:
             image = vision.center_crop(image, list(self.size))
-        return vision.pil_to_tensor(image)
+        pixels: Tensor = vision.pil_to_tensor(image)
+        return pixels
 
     def array(self, images: Tensor) -> Tensor:
         """uint8 (N, H, W, C) or (N, C, H, W), resized where `size` says another size, as uint8 (N, C, H, W)."""

@@ -12,7 +12,6 @@ from fxprune.codegen.arguments import compact
 from fxprune.codegen.expressions import Expressions
 
 _FACTORY = {"device", "dtype", "_freeze", "_weight"}
-_POSITIONAL = 3  # more required arguments than this no module of torch.nn has
 
 
 def constructor(module: nn.Module) -> str:
@@ -30,9 +29,10 @@ def constructor(module: nn.Module) -> str:
         if name in _FACTORY or not hasattr(module, name):
             continue
         value = _argument(module, name)
+        follows_kernel = name == "stride" and parameter.default is None and value == _argument(module, "kernel_size")
         if parameter.default is inspect.Parameter.empty:
             given.append(write(value))
-        elif value != parameter.default and not (name == "stride" and value == _argument(module, "kernel_size")):
+        elif value != parameter.default and not follows_kernel:
             given.append(f"{name}={write(value)}")
     dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
     given += [f"dtype={dtype}"] if dtype != torch.float32 else []

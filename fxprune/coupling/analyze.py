@@ -12,7 +12,7 @@ from fxprune.capture import capture_info
 from fxprune.coupling.blocks import Family, block_families
 from fxprune.coupling.flow import Flow
 from fxprune.coupling.partition import Partition
-from fxprune.coupling.propagate import Births, give_birth, held_axes, propagate
+from fxprune.coupling.propagate import Births, axes_of_units, give_birth, held_axes, propagate
 from fxprune.types import Axis, ChannelGroup, Coupling, Field, Role, Source
 
 
@@ -107,16 +107,11 @@ Members = list[tuple[tuple[int, ...], Family]]
 
 def _members(live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role], families: tuple[Family, ...]) -> Members:
     """Ids of each group in order, with its blocks: same axes (and as often), or one family of blocks."""
-    axes: dict[int, list[tuple[int, int]]] = {}
-    every = [item for fields in live.values() for item in fields]
-    for index, item in enumerate(every):
-        ids, counts = torch.unique(item.ids[item.ids != 0], return_counts=True)
-        for unit, count in zip(ids.tolist(), counts.tolist(), strict=True):
-            axes.setdefault(unit, []).append((index, count))
+    axes = axes_of_units(item.ids for fields in live.values() for item in fields)
     family_of = {unit: index for index, family in enumerate(families) for row in family for unit in row}
     groups: dict[tuple[Any, ...], list[int]] = {}
     for unit in _in_order(live, roles):
-        key = (family_of[unit],) if unit in family_of else tuple(axes[unit])
+        key = (family_of[unit],) if unit in family_of else axes[unit]
         groups.setdefault(key, []).append(unit)
     return [(tuple(ids), families[key[0]] if isinstance(key[0], int) else ()) for key, ids in groups.items()]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -20,13 +20,17 @@ def rows_of(item: Field) -> Tensor:
     return lines.reshape(-1, lines.shape[-1]).unique(dim=0)
 
 
-def equal_rows(partition: Partition, constrained: Sequence[Field]) -> None:
-    """Join along the rows of each field for which keeping equally many cannot be said by blocks of units."""
+def equal_rows(partition: Partition, constrained: Sequence[Field], axes: Mapping[int, Hashable]) -> None:
+    """Join along the rows of each field for which keeping equally many cannot be said by blocks of units.
+
+    axes: on which parameter axes each unit lies. The units of a block lie on the same, so that sizes and costs follow
+        from how many are kept, whichever they are.
+    """
     families: dict[Family, Tensor] = {}
     for item in constrained:
         rows = rows_of(item)
         family = _family(rows)
-        if family is None:
+        if family is None or any(len({axes.get(unit) for unit in row}) > 1 for row in family):
             partition.union(rows, rows[:1], _CROSSING)
         else:
             families.setdefault(family, rows)

@@ -9,7 +9,7 @@ from torch import fx
 
 from fxprune.coupling.flow import Fields, Flow, Operand, argument, concrete_shape, rule
 from fxprune.errors import describe
-from fxprune.types import Axis
+from fxprune.types import KERNEL, Axis
 
 aten = torch.ops.aten
 
@@ -40,9 +40,13 @@ def convolution(flow: Flow, node: fx.Node) -> Fields:
     source, weight, bias = (argument(node, name) for name in ("input", "weight", "bias"))
     groups = argument(node, "groups")
     value, filters = flow.operand(source), flow.operand(weight)
+    if len(value.shape) != len(filters.shape):
+        for operand in (value, filters):
+            flow.hold(operand.fields, f"an input without a batch dimension in {describe(node)}")
+        return ()
     batch, channels, *image = value.shape
     out, inner, *kernel = filters.shape
-    flow.hold(_beyond(filters, 2), f"kernel extent of {describe(node)}")
+    flow.hold(_beyond(filters, 2), f"{KERNEL} {describe(node)}")
     flow.hold(_beyond(value, 2), f"an image axis of {describe(node)}")
     spread = (batch, groups, 1, channels // groups)
     x = flow.reshape(_within(value, 2), (batch, channels), spread, node)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -41,9 +41,21 @@ def propagate(gm: fx.GraphModule, births: Births, partition: Partition) -> Flow:
             flow.values[node] = _value(flow, node, births)
         if partition.settle():
             continue
-        equal_rows(partition, flow.constrained)
+        if flow.constrained:
+            live = [partition.canonical(item.ids) for fields in births.fields.values() for item in fields]
+            equal_rows(partition, flow.constrained, axes_of_units(live))
         if not partition.settle():
             return flow
+
+
+def axes_of_units(axes: Iterable[Tensor]) -> dict[int, tuple[tuple[int, int], ...]]:
+    """For each id the axes, by their number, that it lies on, and how often."""
+    found: dict[int, list[tuple[int, int]]] = {}
+    for index, ids in enumerate(axes):
+        units, counts = torch.unique(ids[ids != 0], return_counts=True)  # type: ignore[no-untyped-call]
+        for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
+            found.setdefault(unit, []).append((index, count))
+    return {unit: tuple(places) for unit, places in found.items()}
 
 
 def _value(flow: Flow, node: fx.Node, births: Births) -> object:

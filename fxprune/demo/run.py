@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +15,12 @@ import fxprune as fp
 from fxprune.demo.digits import load
 from fxprune.demo.network import DigitNet
 from fxprune.demo.train import WEIGHTS, accuracy
+from fxprune.passes.choose import Progress, silent
 from fxprune.report import Report
 
 FLOPS = 0.5  # share of the FLOPs to keep
 CALIBRATION = 512  # training images, without their labels
-ROUNDS = 30  # timed runs of either network
+ROUNDS, WARM_UP, BATCH = 15, 3, 64  # timed runs of either network, runs before them, images in each
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Outcome:
     out: Path
 
 
-def run(out: Path, progress: Callable[[str, int, int], None] | None = None) -> Outcome:
+def run(out: Path, progress: Progress = silent) -> Outcome:
     """Prune the digits network to half its FLOPs, measure it, save the result in `out`.
 
     Raises SpecError where scikit-learn is missing and OutputError where `out` cannot be written.
@@ -54,7 +54,7 @@ def run(out: Path, progress: Callable[[str, int, int], None] | None = None) -> O
     result = fp.prune(model, images[:2], budget=fp.Budget(flops=FLOPS), calibration=images, progress=progress)
     shrunk = fp.shrink(fp.capture(model, images[:2]), result.plan)
     result.save(out)
-    before, after = latencies(model, result.model, test.images[:256])
+    before, after = latencies(model, result.model, test.images[:BATCH])
     return Outcome(
         dense=accuracy(model, test),
         shrunk=accuracy(shrunk, test),
@@ -71,10 +71,10 @@ def run(out: Path, progress: Callable[[str, int, int], None] | None = None) -> O
 def latencies(first: nn.Module, second: nn.Module, batch: Tensor, rounds: int = ROUNDS) -> tuple[float, float]:
     """Median milliseconds of both on `batch`, run in turns so that a change in the machine's load meets both."""
     times: tuple[list[float], list[float]] = ([], [])
-    for round_ in range(rounds + 3):
+    for number in range(WARM_UP + rounds):
         for model, taken in zip((first, second), times, strict=True):
             start = time.perf_counter()
             model(batch)
-            if round_ >= 3:  # the first rounds warm up caches and allocators
+            if number >= WARM_UP:  # the first runs fill caches and allocators
                 taken.append(1e3 * (time.perf_counter() - start))
     return statistics.median(times[0]), statistics.median(times[1])

@@ -1,0 +1,220 @@
+"""Plan.apply: a copy of the user's own module, shrunk by a plan and checked against the shrunk graph."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.utils import _pytree as pytree
+
+from fxprune.capture import capture, capture_info, evaluation, last_capture
+from fxprune.codegen.arguments import bound_arguments
+from fxprune.codegen.tree import named_tensors
+from fxprune.errors import FxpruneError, PlanError, source_line, user_line
+from fxprune.passes.base import DENSE, state
+from fxprune.passes.shrink import shrink
+from fxprune.types import Plan
+
+aten = torch.ops.aten
+_TOLERANCE = 1e-8  # float64; a baked size changes whole channels
+Attributes = Callable[[Any], dict[str, Any]]
+
+# The attributes of each class that repeat the shape of its tensors; groups are set before.
+_ATTRIBUTES: dict[type[nn.Module], Attributes] = {
+    nn.Linear: lambda m: {"out_features": m.weight.shape[0], "in_features": m.weight.shape[1]},
+    nn.modules.conv._ConvNd: lambda m: _channels(m),
+    nn.modules.batchnorm._NormBase: lambda m: {"num_features": _width(m, ("weight", "running_mean"), m.num_features)},
+    nn.LayerNorm: lambda m: {"normalized_shape": m.normalized_shape if m.weight is None else tuple(m.weight.shape)},
+    nn.RMSNorm: lambda m: {"normalized_shape": m.normalized_shape if m.weight is None else tuple(m.weight.shape)},
+    nn.GroupNorm: lambda m: {"num_channels": _width(m, ("weight",), m.num_channels)},
+    nn.Embedding: lambda m: {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]},
+    nn.PReLU: lambda m: {"num_parameters": m.weight.numel()},
+}
+
+# The arguments of calls that a module keeps as attributes and no tensor's shape tells.
+_CALLS: dict[Any, tuple[str, ...]] = {
+    **{getattr(aten, f"conv{n}d").default: ("groups",) for n in (1, 2, 3)},
+    **{getattr(aten, f"conv{n}d").padding: ("groups",) for n in (1, 2, 3)},
+    aten.conv_transpose1d.default: ("groups",),
+    aten.conv_transpose2d.input: ("groups",),
+    aten.conv_transpose3d.input: ("groups",),
+    aten.group_norm.default: ("num_groups",),
+    aten.layer_norm.default: ("normalized_shape",),
+}
+
+
+def apply_plan(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None = None) -> nn.Module:
+    """A copy of `model`, of the same class, with what `plan` removes taken out. `model` is not modified.
+
+    Training flags, `requires_grad`, hooks and everything else that the forward does in training stay as they are.
+
+    example_inputs: to trace `model` with, where it was not captured in this process and the plan does not say.
+
+    Raises PlanError where the plan does not fit, or where the copy does not compute what the shrunk graph computes, in
+    evaluation and float64: its forward then has a size written in that the plan changes.
+    """
+    gm = _captured(plan, model, example_inputs)
+    small = shrink(gm, plan)
+    twin = copy.deepcopy(model)
+    _replace_tensors(twin, named_tensors(small))
+    _set_attributes(twin, small)
+    _check(twin, small)
+    return twin
+
+
+def _captured(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None) -> fx.GraphModule:
+    """The model's graph: the last one where it still holds the model's tensors, else a new one."""
+    gm = last_capture(model)
+    if gm is not None:
+        tensors = named_tensors(gm)
+        current = model.state_dict(keep_vars=True)
+        same = all(name in tensors and tensors[name].data_ptr() == item.data_ptr() for name, item in current.items())
+        if same and DENSE not in state(gm) and (example_inputs is None):
+            return gm
+        if example_inputs is None:
+            info = capture_info(gm)
+            return capture(model, info.args, info.kwargs)
+    if example_inputs is not None:
+        return capture(model, example_inputs)
+    if not plan.inputs:
+        raise PlanError("the model was never captured and the plan names no inputs: call plan.apply(model, example_inputs)")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    return capture(model, tuple(_example(shape, dtype, device) for shape, dtype in plan.inputs))
+
+
+def _example(shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:
+    kind: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
+    if kind.is_floating_point:
+        return torch.randn(shape, dtype=kind, device=device)
+    return torch.zeros(shape, dtype=kind, device=device)
+
+
+def _replace_tensors(twin: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts clones of the shrunk tensors in place of the twin's; every alias of a tied one becomes the same clone."""
+    made: dict[int, Any] = {}
+    for path, module in twin.named_modules(remove_duplicate=False):
+        for slots in (module._parameters, module._buffers):
+            for name, old in slots.items():  # type: ignore[attr-defined]
+                new = tensors.get(f"{path}.{name}".lstrip("."))
+                if old is None or new is None:
+                    continue
+                if id(old) not in made:
+                    fresh = new.detach().clone()
+                    made[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+                    made[id(made[id(old)])] = made[id(old)]  # a module with two names is met twice
+                slots[name] = made[id(old)]
+
+
+def _set_attributes(twin: nn.Module, small: fx.GraphModule) -> None:
+    """Makes sizes that modules keep as attributes true again."""
+    modules = dict(twin.named_modules(remove_duplicate=False))
+    for node in small.graph.nodes:
+        for name in _CALLS.get(node.target, ()):
+            module = modules.get(_owner(node))
+            if module is not None and hasattr(module, name):
+                value = bound_arguments(node)[name]
+                setattr(module, name, tuple(value) if isinstance(value, (list, tuple)) else value)
+    for module in twin.modules():
+        for kind, attributes in _ATTRIBUTES.items():
+            if isinstance(module, kind):
+                for name, value in attributes(module).items():
+                    setattr(module, name, value)
+
+
+def _owner(node: fx.Node) -> str:
+    """The path of the module behind a call: the innermost one whose forward makes it."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]).partition("@")[0] if stack else ""
+
+
+def _width(module: nn.Module, names: tuple[str, ...], otherwise: int) -> int:
+    """The length of the first of the named tensors that the module has."""
+    return next((tensor.shape[0] for name in names if (tensor := getattr(module, name)) is not None), otherwise)
+
+
+def _channels(module: Any) -> dict[str, int]:
+    """The channels of a convolution, from its filters and groups."""
+    first, second = module.weight.shape[:2]
+    if module.transposed:
+        return {"in_channels": first, "out_channels": second * module.groups}
+    return {"out_channels": first, "in_channels": second * module.groups}
+
+
+def _check(twin: nn.Module, small: fx.GraphModule) -> None:
+    """Compares the twin with the shrunk graph. Raises PlanError with the reason and the user's line."""
+    info = capture_info(small)
+    inputs = pytree.tree_map(_doubled, (info.args, dict(info.kwargs)))
+    wanted = pytree.tree_leaves(_run(small, *inputs))
+    try:
+        with evaluation(twin):
+            found = pytree.tree_leaves(_run(twin, *inputs))
+    except Exception as error:
+        raise PlanError(
+            f"{type(twin).__name__} cannot follow the plan: a size that the plan changes is written into its "
+            f"forward{user_line(error)}. {type(error).__name__}: {error}"
+        ) from error
+    if len(found) != len(wanted) or not all(map(_agree, found, wanted)):
+        raise PlanError(
+            f"{type(twin).__name__} cannot follow the plan: its copy computes something else than the shrunk graph, "
+            f"so a size that the plan changes is written into its forward{_first_difference(twin, small)}"
+        )
+
+
+def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The module's outputs with all its tensors in float64; neither they nor the inputs are modified."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    doubled = {name: _doubled(tensor).clone() for name, tensor in tensors.items()}
+    with torch.no_grad():
+        return functional_call(module, doubled, *copy.deepcopy((args, kwargs)))
+
+
+def _doubled(leaf: Any) -> Any:
+    return leaf.detach().double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    if not isinstance(found, Tensor) or not isinstance(wanted, Tensor):
+        return bool(found == wanted)
+    if found.shape != wanted.shape:
+        return False
+    scale = float(wanted.abs().max()) if wanted.numel() else 1.0
+    return torch.allclose(found, wanted, rtol=0.0, atol=_TOLERANCE * max(scale, 1e-300), equal_nan=True)
+
+
+class _Values(fx.Interpreter):
+    """Runs a graph in float64 and keeps the value of every node."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.values: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's value, parameters in float64."""
+        value = _doubled(super().run_node(n)) if n.op == "get_attr" else super().run_node(n)
+        self.values[n.name] = value
+        return value
+
+
+def _first_difference(twin: nn.Module, small: fx.GraphModule) -> str:
+    """The user's line at which the twin and the shrunk graph part, as ` at file:line: code`; "" where it is unknown."""
+    info = capture_info(small)
+    try:
+        traced = capture(copy.deepcopy(twin), info.args, info.kwargs)
+    except FxpruneError:
+        return ""
+    found, wanted = _Values(traced), _Values(small)
+    inputs = pytree.tree_map(_doubled, pytree.tree_leaves((info.args, dict(info.kwargs))))
+    with torch.no_grad():
+        for runner in (found, wanted):
+            runner.run(*inputs, enable_io_processing=False)
+    for node in small.graph.nodes:
+        if node.op == "call_function" and node.name in found.values:
+            pair = pytree.tree_leaves(found.values[node.name]), pytree.tree_leaves(wanted.values[node.name])
+            if len(pair[0]) != len(pair[1]) or not all(map(_agree, *pair)):
+                line = source_line(node)
+                return f" at {line}" if line else ""
+    return ""

@@ -1,0 +1,40 @@
+"""Cost: polynomials in the widths, equal to FlopCounterMode and numel."""
+
+from __future__ import annotations
+
+import pytest
+import sympy
+import torch
+import torchvision
+from torch.utils.flop_counter import FlopCounterMode
+
+import fxprune as fp
+from tests.networks import NETWORKS, build, images
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "resnet18", "squeezenet1_1", "mobilenet_v3_small", "googlenet"])
+def test_cost_of_the_original(name: str) -> None:
+    options = {"init_weights": False} if name == "googlenet" else {}
+    model = build(name) if name in NETWORKS else torchvision.models.get_model(name, weights=None, **options).eval()
+    x = images(1) if name in NETWORKS else torch.randn(1, 3, 64, 64)
+    gm = fp.capture(model, x)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    assert fp.cost(gm, fp.analyze(gm)).evaluate() == {"flops": counter.get_total_flops(), "params": params}
+
+
+def test_cost_is_a_polynomial_in_the_widths() -> None:
+    gm = fp.capture(build("Residual"), images())
+    cost = fp.cost(gm, fp.analyze(gm))
+    stem, inner = cost.symbols["stem.0.weight"], cost.symbols["conv1.0.weight"]
+    pixels = 2 * 8 * 8
+    assert sympy.expand(cost.flops) == pixels * (27 * stem + 18 * stem * inner) + 6 * stem
+    assert sympy.expand(cost.params) == 27 * stem + 18 * stem * inner + 4 * stem + 2 * inner + 3 * stem + 3
+    assert set(cost.by_node) == {"conv2d", "conv2d_1", "conv2d_2", "linear"}
+
+
+def test_tied_parameters_count_once() -> None:
+    model = build("Tied")
+    gm = fp.capture(model, images())
+    assert fp.cost(gm, fp.analyze(gm)).evaluate()["params"] == sum(p.numel() for p in model.parameters())

@@ -1,0 +1,55 @@
+"""Values: budgets, plans, verifications."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fxprune as fp
+from fxprune.errors import BudgetError
+
+names = st.text(min_size=1, max_size=8)
+
+
+@given(
+    st.dictionaries(names, st.lists(st.integers(0, 99), max_size=5)),
+    st.lists(st.tuples(st.lists(st.integers(1, 9), max_size=4), st.just("float32"))),
+)
+def test_plan_json_round_trip(kept: dict[str, list[int]], inputs: list[tuple[list[int], str]]) -> None:
+    plan = fp.Plan(kept, inputs)
+    again = fp.Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.inputs == plan.inputs
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "kept": {"a": 3}, "inputs": []}'])
+def test_other_json_is_refused(text: str) -> None:
+    with pytest.raises(fp.PlanError, match="not a plan written by Plan.to_json"):
+        fp.Plan.from_json(text)
+
+
+def test_another_version_is_refused() -> None:
+    with pytest.raises(fp.PlanError, match="plan version 7"):
+        fp.Plan.from_json('{"version": 7}')
+
+
+@pytest.mark.parametrize("limit", [0, -0.5, float("nan"), float("inf"), "half", True])
+def test_budgets_out_of_range(limit: float) -> None:
+    with pytest.raises(BudgetError, match="a limit is a share in"):
+        fp.Budget(flops=limit)
+
+
+def test_an_empty_budget_is_refused() -> None:
+    with pytest.raises(BudgetError, match="empty budget"):
+        fp.Budget()
+
+
+def test_shares_and_absolute_numbers() -> None:
+    budget = fp.Budget(flops=0.5, params=300)
+    assert budget.absolute({"flops": 1000, "params": 1000}) == {"flops": 500, "params": 300}
+
+
+def test_verification_of_nan_is_not_ok() -> None:
+    assert not fp.Verification(float("nan"), 1e-8, "", ()).ok
+    assert fp.Verification(1e-9, 1e-8, "", ()).ok
