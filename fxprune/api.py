@@ -54,7 +54,9 @@ class Result:
         args, kwargs, dynamic = self._inputs
         names = [node.target for node in self.model.graph.nodes if node.op == "placeholder"]
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        spec = {str(name): {0: Dim.AUTO} if dynamic and isinstance(value, Tensor) else None for name, value in given.items()}
+        spec = {
+            str(name): {0: Dim.AUTO} if dynamic and isinstance(value, Tensor) else None for name, value in given.items()
+        }
         doubled = tuple(_doubled(value) if dynamic else value for value in args)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns about its own internals
@@ -225,5 +227,3 @@ def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, 
 
 def _doubled(value: Any) -> Any:
     return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim and len(value) == 1 else value
-
-

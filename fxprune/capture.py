@@ -51,7 +51,9 @@ def capture_info(gm: fx.GraphModule) -> Capture:
     """What `capture` noted on `gm`. Raises CaptureError when `gm` did not come from `capture`."""
     info = gm.meta.get(META, {}).get("capture")
     if not isinstance(info, Capture):
-        raise CaptureError("this GraphModule was not made by fxprune.capture: call fxprune.capture(model, inputs) first")
+        raise CaptureError(
+            "this GraphModule was not made by fxprune.capture: call fxprune.capture(model, inputs) first"
+        )
     return info
 
 
@@ -76,7 +78,9 @@ def capture(
     if isinstance(model, fx.GraphModule) and "capture" in model.meta.get(META, {}):
         return model
     if not isinstance(model, nn.Module):
-        raise CaptureError(f"cannot capture a {type(model).__name__}: give an nn.Module, GraphModule or ExportedProgram")
+        raise CaptureError(
+            f"cannot capture a {type(model).__name__}: give an nn.Module, GraphModule or ExportedProgram"
+        )
     if example_inputs is None:
         raise InputError("example_inputs is needed to trace a module: give a tuple of tensors")
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
@@ -189,7 +193,9 @@ def _unlifted(
     gm.graph.eliminate_dead_code()
     gm.recompile()
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    dynamic = any(isinstance(size, torch.SymInt) for node in inputs for size in getattr(node.meta.get("val"), "shape", ()))
+    dynamic = any(
+        isinstance(size, torch.SymInt) for node in inputs for size in getattr(node.meta.get("val"), "shape", ())
+    )
     gm.meta[META] = {"capture": Capture(args, dict(kwargs or {}), dynamic, names, notes)}
     return gm
 
@@ -209,7 +215,8 @@ def _functionalize(graph: fx.Graph) -> None:
             continue
         node.target = functional
         node.meta["inplace"] = True
-        written.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)
+        later = {user for user in written.users if order[user] > order[node]}
+        written.replace_all_uses_with(node, delete_user_cb=later.__contains__)
 
 
 def _functional_variant(node: fx.Node) -> OpOverload | None:

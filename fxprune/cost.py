@@ -12,7 +12,7 @@ import torch
 from torch import fx
 from torch.utils import flop_counter
 
-from fxprune.coupling.flow import argument, concrete
+from fxprune.coupling.flow import argument, concrete, source_of
 from fxprune.types import Coupling, Field
 
 aten = torch.ops.aten
@@ -53,7 +53,8 @@ class Cost:
 def cost(gm: fx.GraphModule, coupling: Coupling) -> Cost:
     """The cost of a captured graph in the widths of its groups."""
     symbols = {
-        group.name: sympy.Symbol(f"w{index}", integer=True, positive=True) for index, group in enumerate(coupling.groups)
+        group.name: sympy.Symbol(f"w{index}", integer=True, positive=True)
+        for index, group in enumerate(coupling.groups)
     }
     sizes = _Sizes(coupling, list(symbols.values()), _batch_symbols(gm))
     by_node = {}
@@ -63,7 +64,8 @@ def cost(gm: fx.GraphModule, coupling: Coupling) -> Cost:
             by_node[node.name] = sympy.sympify(count(node, sizes))
     seen = {id(parameter): (name, parameter) for name, parameter in reversed(list(gm.named_parameters()))}
     params = [
-        sympy.prod(sizes.sizes(parameter.shape, coupling.param_fields.get(name, ()))) for name, parameter in seen.values()
+        sympy.prod(sizes.sizes(parameter.shape, coupling.param_fields.get(name, ())))
+        for name, parameter in seen.values()
     ]
     return Cost(
         symbols=symbols,
@@ -115,7 +117,7 @@ class _Sizes:
 def _batch_symbols(gm: fx.GraphModule) -> frozenset[sympy.Symbol]:
     """The symbols of dimension 0 of the inputs."""
     values = [node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"]
-    leading = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
+    leading: list[Any] = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
     return frozenset(s for size in leading if isinstance(size, torch.SymInt) for s in size.node.expr.free_symbols)
 
 
@@ -137,7 +139,7 @@ def flops(*targets: Any) -> Callable[[Count], Count]:
        aten.conv3d.padding)  # fmt: skip
 def _(node: fx.Node, sizes: _Sizes) -> sympy.Expr:
     source, weight = argument(node, "input"), argument(node, "weight")
-    return flop_counter.conv_flop_count(sizes.of(source), sizes.of(weight), sizes.of(node))  # type: ignore[arg-type]
+    return flop_counter.conv_flop_count(sizes.of(source), sizes.of(weight), sizes.of(node))
 
 
 @flops(aten.linear.default)
@@ -149,6 +151,4 @@ def _(node: fx.Node, sizes: _Sizes) -> sympy.Expr:
 
 @flops(aten.matmul.default, aten.mm.default, aten.bmm.default)
 def _(node: fx.Node, sizes: _Sizes) -> sympy.Expr:
-    left = node.args[0]
-    assert isinstance(left, fx.Node)
-    return 2 * sympy.prod(sizes.of(node)) * sizes.of(left)[-1]
+    return 2 * sympy.prod(sizes.of(node)) * sizes.of(source_of(node))[-1]

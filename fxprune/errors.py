@@ -1,16 +1,17 @@
-"""Typed errors: each names the node, the op, the shape and the user's source line where there is one, and what to do."""
+"""Typed errors: each names the node, the op, the shape and the user's source line where it can, and what to do."""
 
 from __future__ import annotations
 
 import os
 import re
 import traceback
+from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
-_NOT_USERS = (_TORCH, os.path.dirname(__file__) + os.sep)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_NOT_USERS = (_TORCH, f"{Path(__file__).parent}{os.sep}")
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<function>\S+)\n\s*(?P<code>[^\n]*)')
 
 
@@ -69,7 +70,7 @@ def source_line(node: fx.Node) -> str:
 
 
 def user_line(error: BaseException) -> str:
-    """The innermost line of the traceback that is neither torch's nor ours, as ` at file:line: code`; "" without one."""
+    """The innermost line of the traceback that is neither torch's nor ours: ` at file:line: code`, or ""."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_NOT_USERS)]
     return f" at {frames[-1].filename}:{frames[-1].lineno}: {frames[-1].line}" if frames else ""
 

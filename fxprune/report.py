@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fxprune.report_html import page
-from fxprune.types import KERNEL, Verification
+from fxprune.types import Verification
 
 WIDTH = 100  # columns of the plain text, so that it is the same on every terminal
 

@@ -81,7 +81,9 @@ def _captured(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, 
     if example_inputs is not None:
         return capture(model, example_inputs)
     if not plan.inputs:
-        raise PlanError("the model was never captured and the plan names no inputs: call plan.apply(model, example_inputs)")
+        raise PlanError(
+            "the model was never captured and the plan names no inputs: call plan.apply(model, example_inputs)"
+        )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return capture(model, tuple(_example(shape, dtype, device) for shape, dtype in plan.inputs))
 
@@ -98,7 +100,7 @@ def _replace_tensors(twin: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     made: dict[int, Any] = {}
     for path, module in twin.named_modules(remove_duplicate=False):
         for slots in (module._parameters, module._buffers):
-            for name, old in slots.items():  # type: ignore[attr-defined]
+            for name, old in slots.items():
                 new = tensors.get(f"{path}.{name}".lstrip("."))
                 if old is None or new is None:
                     continue

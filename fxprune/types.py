@@ -17,7 +17,6 @@ from fxprune.errors import BudgetError, PlanError
 if TYPE_CHECKING:
     from torch import nn
 
-KERNEL = "kernel extent of"  # how the reason of an axis that is held as a kernel's begins
 Role = Literal["produces", "consumes"]
 
 
@@ -38,7 +37,7 @@ class Slice(NamedTuple):
     """
 
     param: str
-    index: tuple[tuple[int, ...] | None, ...]
+    index: tuple[tuple[int, ...] | None, ...]  # type: ignore[assignment] # hides tuple.index, which nobody calls here
     role: Role
 
 
@@ -111,8 +110,8 @@ def _rectangles(units: Tensor, width: int) -> Iterator[tuple[int, tuple[tuple[in
         lines: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for last, rows in cells[unit].items():
             lines.setdefault(tuple(rows), []).append(last)
-        for rows, columns in lines.items():
-            for block in _outer_products(rows):
+        for cell_rows, columns in lines.items():
+            for block in _outer_products(cell_rows):
                 positions = dict(zip(varying, (*block, tuple(columns)), strict=True))
                 yield unit, tuple(positions.get(dim) for dim in range(units.ndim))
 
@@ -176,7 +175,7 @@ class Plan:
     """Which units of which group stay. A group that is left out keeps everything.
 
     kept: sorted unit indices by group name.
-    inputs: shapes and dtypes of the example inputs that the coupling was found with, so that `apply` can trace a module.
+    inputs: shapes and dtypes of the example inputs that the coupling was found with: `apply` traces a module with them.
     """
 
     kept: Mapping[str, tuple[int, ...]]

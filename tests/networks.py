@@ -6,6 +6,7 @@ import random
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.passes.infra.pass_base import PassResult
 from torch.nn import functional as F
 
 from fxprune.types import Coupling, Plan
@@ -64,7 +65,11 @@ class Dense(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm1, self.grow1 = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3, padding=1)
+        self.stem, self.norm1, self.grow1 = (
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 3, 3, padding=1),
+        )
         self.norm2, self.grow2 = nn.BatchNorm2d(7), nn.Conv2d(7, 3, 3, padding=1)
         self.head = nn.Linear(10, 3)
 
@@ -116,7 +121,12 @@ class Shuffle(nn.Module):
 
     def shuffle(self, x: Tensor) -> Tensor:
         batch, channels, height, width = x.shape
-        return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous().view(batch, channels, height, width)
+        return (
+            x.view(batch, 2, channels // 2, height, width)
+            .transpose(1, 2)
+            .contiguous()
+            .view(batch, channels, height, width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.shuffle(torch.cat([F.relu(self.left(x)), F.relu(self.right(x))], 1))
@@ -155,8 +165,7 @@ class Tied(nn.Module):
 
 
 NETWORKS: dict[str, type[nn.Module]] = {
-    cls.__name__: cls
-    for cls in (Plain, Residual, Padded, Dense, Depthwise, Grouped, Shuffle, LayerScaled, Tied)
+    cls.__name__: cls for cls in (Plain, Residual, Padded, Dense, Depthwise, Grouped, Shuffle, LayerScaled, Tied)
 }
 
 
@@ -208,6 +217,12 @@ def calls(gm: fx.GraphModule) -> str:
         literals = [str(arg) for arg in node.args if isinstance(arg, (int, list)) and not _has_node(arg)]
         lines.append(f"{node.name}{shape} = {target}({', '.join(sources + literals)})")
     return "\n".join(lines)
+
+
+def modified(result: PassResult | None) -> bool:
+    """What a pass says of itself."""
+    assert result is not None
+    return result.modified
 
 
 def _has_node(arg: object) -> bool:

@@ -108,7 +108,9 @@ class Branching(nn.Module):
 
 
 def test_control_flow_on_values_is_refused_with_the_line() -> None:
-    with pytest.raises(CaptureError, match=r"cannot trace Branching at .*test_capture.py:\d+: if x.sum\(\) > 0") as caught:
+    with pytest.raises(
+        CaptureError, match=r"cannot trace Branching at .*test_capture.py:\d+: if x.sum\(\) > 0"
+    ) as caught:
         fp.capture(Branching(), images())
     assert "torch.where" in str(caught.value)
 

@@ -48,7 +48,7 @@ def conv(inputs: int, outputs: int, groups: int = 1) -> nn.Sequential:
 
 
 def shuffled(x: Tensor) -> Tensor:
-    return x.unflatten(1, (2, x.shape[1] // 2)).transpose(1, 2).flatten(1, 2)
+    return x.reshape(len(x), 2, -1, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
 
 
 LAYERS: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections import Counter
@@ -14,21 +15,22 @@ from torch import Tensor, fx
 from torch.fx.graph import CodeGen, PythonCode
 
 from fxprune.codegen.expressions import Expressions
-from fxprune.codegen.layout import laid_out
+from fxprune.codegen.layout import WIDTH, laid_out
 from fxprune.codegen.variables import Variables, module_paths, name_variables
 
+_WIDTH = WIDTH - 4  # the same lines stand in a class, too
 _PARAGRAPH = 24  # statements; a longer one is divided along the modules below
 
 
 class ReadableCodeGen(CodeGen):
     """Prints a graph of modules, functions and methods with few variables, reused as soon as their values are dead."""
 
-    def _gen_python_code(self, nodes: Any, root_module: str, namespace: Any, **options: Any) -> PythonCode:  # noqa: ARG002
+    def _gen_python_code(self, nodes: Any, root_module: str, namespace: Any, **options: Any) -> PythonCode:
         ordered = list(nodes)
         lines, line_of = forward_lines(ordered)
         names = {"torch": torch, "F": F, "Tensor": Tensor, "operator": operator, "math": math}
         position = {node: index for index, node in enumerate(ordered)}
-        line_map = {line: position[node] for line, node in line_of.items()}
+        line_map: dict[int, int | None] = {line: position[node] for line, node in line_of.items()}
         return PythonCode("\n" + "\n".join(lines) + "\n", names, line_map, 2)
 
 
@@ -37,12 +39,14 @@ def forward_lines(nodes: Sequence[fx.Node]) -> tuple[list[str], dict[int, fx.Nod
     variables = name_variables(nodes)
     expressions = Expressions(nodes[0].graph.owning_module, variables.names)
     inputs = [node for node in nodes if node.op == "placeholder"]
-    lines = laid_out(f"def forward({', '.join(['self', *map(_parameter, inputs)])}){_returned(nodes[-1])}:")
+    lines = laid_out(
+        f"def forward({', '.join(['self', *map(_parameter, inputs)])}){_returned(nodes[-1])}:", width=_WIDTH
+    )
     line_of: dict[int, fx.Node] = {}
     body = [node for node in variables.statements if node.op != "placeholder"]
-    paragraphs = _paragraphs(body)
-    for previous, node in zip([None, *body], body, strict=False):
-        if previous is not None and paragraphs[node] != paragraphs[previous]:
+    first = _paragraph_starts(body)
+    for node in body:
+        if node in first:
             lines.append("")
         for line in _statement(node, variables, expressions):
             lines.append(line)
@@ -80,14 +84,22 @@ def _type_of(value: Any) -> str:
 
 def _statement(node: fx.Node, variables: Variables, expressions: Expressions) -> list[str]:
     if node.op == "output":
-        return laid_out(f"return {expressions.value(node.args[0])}", indent=4)
+        return laid_out(f"return {expressions.value(node.args[0])}", indent=4, width=_WIDTH)
     targets = variables.unpacked.get(node) or ((variables.names[node],) if node.users else ())
     head = ", ".join(targets) + " = " if targets else ""
-    lines = laid_out(head + expressions.call(node), indent=4)
+    lines = laid_out(head + expressions.call(node), indent=4, width=_WIDTH)
     if node in variables.dead:
         dead = ", ".join(variables.dead[node])
-        lines += laid_out(f"del {dead}" if len(dead) < 110 else f"del ({dead})", indent=4)
+        lines += laid_out(f"del {dead}" if len(dead) < 110 else f"del ({dead})", indent=4, width=_WIDTH)
     return lines
+
+
+def _paragraph_starts(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The statements that a blank line goes before: the first of each module, unless it would stand alone."""
+    modules = _paragraphs(nodes)
+    runs = [list(run) for _, run in itertools.groupby(nodes, key=modules.__getitem__)]
+    lone = [len(run) == 1 for run in runs]
+    return {run[0] for index, run in enumerate(runs) if index and not lone[index] and not (index == 1 and lone[0])}
 
 
 def _paragraphs(nodes: Sequence[fx.Node]) -> dict[fx.Node, str]:

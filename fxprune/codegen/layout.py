@@ -6,24 +6,27 @@ WIDTH = 120
 _OPEN, _CLOSE = "([{", ")]}"
 
 
-def laid_out(text: str, indent: int = 0, width: int = WIDTH) -> list[str]:
+def laid_out(text: str, indent: int = 0, width: int = WIDTH, behind: int = 0) -> list[str]:
     """The lines of one statement, each within `width` where the brackets allow it.
+
+    behind: how many characters will follow on the last line.
 
     >>> laid_out("x = torch.cat([a, b], 1)", indent=4, width=20)
     ['    x = torch.cat(', '        [a, b], 1', '    )']
     """
     start = " " * indent
     opening, closing = _last_brackets(text)
-    if indent + len(text) <= width or opening < 0 or closing == opening + 1:
+    if indent + len(text) + behind <= width or opening < 0 or closing == opening + 1:
         return [start + text]
     head, body, tail = text[: opening + 1], text[opening + 1 : closing], text[closing:]
     if indent + 4 + len(body) <= width:
         return [start + head, start + "    " + body, start + tail]
     items = _items(body)
     lines = [start + head]
+    comma = "," if len(items) > 1 else ""
     for item in items:
-        *first, last = laid_out(item, indent + 4, width - 1)
-        lines += [*first, last + ("," if len(items) > 1 else "")]
+        *first, last = laid_out(item, indent + 4, width, len(comma))
+        lines += [*first, last + comma]
     return [*lines, start + tail]
 
 

@@ -35,9 +35,10 @@ def owning(*operators: OpOverload) -> Callable[[Owning], Owning]:
     return register
 
 
-def _by_rank(kinds: tuple[type[nn.Module], ...], dims: int) -> type[Any] | None:
-    """The 1d, 2d or 3d member of a family; None outside of these."""
-    return kinds[dims - 1] if 1 <= dims <= 3 else None
+def _family(name: str, dims: int) -> Callable[..., nn.Module]:
+    """The 1d, 2d or 3d member of a family of torch.nn."""
+    member: Callable[..., nn.Module] = getattr(nn, f"{name}{dims}d")
+    return member
 
 
 @owning(aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
@@ -45,8 +46,7 @@ def _by_rank(kinds: tuple[type[nn.Module], ...], dims: int) -> type[Any] | None:
 def convolution(a: Arguments) -> nn.Module | None:
     """nn.Conv1d, nn.Conv2d, nn.Conv3d."""
     weight: Tensor = a["weight"]
-    kind = _by_rank((nn.Conv1d, nn.Conv2d, nn.Conv3d), weight.ndim - 2)
-    return kind and kind(
+    return _family("Conv", weight.ndim - 2)(
         weight.shape[1] * a["groups"],
         weight.shape[0],
         tuple(weight.shape[2:]),
@@ -62,8 +62,7 @@ def convolution(a: Arguments) -> nn.Module | None:
 def transposed_convolution(a: Arguments) -> nn.Module | None:
     """nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d."""
     weight: Tensor = a["weight"]
-    kind = _by_rank((nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d), weight.ndim - 2)
-    return kind and kind(
+    return _family("ConvTranspose", weight.ndim - 2)(
         weight.shape[0],
         weight.shape[1] * a["groups"],
         tuple(weight.shape[2:]),
@@ -85,11 +84,11 @@ def linear(a: Arguments) -> nn.Module | None:
 @owning(aten.batch_norm.default)
 def batch_norm(a: Arguments) -> nn.Module | None:
     """nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d. In evaluation a momentum of None reads as 0."""
-    kind = _by_rank((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), max(1, rank(a["input"]) - 2))
     width = next((a[name].shape[0] for name in ("weight", "running_mean") if a[name] is not None), None)
-    if kind is None or width is None or a["training"] is not (a["running_mean"] is None):
+    if rank(a["input"]) < 2 or width is None or a["training"] is not (a["running_mean"] is None):
         return None
     tracked = a["running_mean"] is not None
+    kind = _family("BatchNorm", max(1, rank(a["input"]) - 2))
     return kind(width, a["eps"], a["momentum"] or None, affine=a["weight"] is not None, track_running_stats=tracked)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +55,7 @@ def _refuse_foreign(target: Path, names: set[str]) -> None:
     if there and not there >= _OWN_FILES:
         raise OutputError(f"{target} holds {sorted(there)[0]} and no earlier result: give a new or an empty directory")
     if foreign := sorted(name for name in there - names if not name.startswith(("plan.", "report."))):
-        raise OutputError(f"{target} holds {foreign[0]}, which fxprune did not write: move it away or give a new directory")
+        raise OutputError(f"{target} holds {foreign[0]}, which fxprune did not write: give a new directory")
 
 
 def _swap(fresh: Path, target: Path, aside: Path) -> None:

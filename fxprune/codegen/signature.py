@@ -25,6 +25,7 @@ def plain_signature(graph: fx.Graph) -> None:
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     for node in reversed(placeholders):
         next(iter(graph.nodes)).prepend(node)
+    assert info.out_spec is not None
     args, kwargs = pytree.tree_unflatten(placeholders, info.in_spec)
     body = placeholders[-1].next if placeholders else next(iter(graph.nodes))
     nested = {}

@@ -107,8 +107,8 @@ def _fields(gm: fx.GraphModule) -> Iterator[str]:
     yield from (f"        {line}" for line in _ties(gm))
     for path, module in gm.named_modules():
         for name in sorted(module._non_persistent_buffers_set):
-            call = f'{attribute(gm, path)}.register_buffer("{name}", {_literal(module.get_buffer(name))}, persistent=False)'
-            yield from laid_out(call, indent=8)
+            arguments = f'"{name}", {_literal(module.get_buffer(name))}, persistent=False'
+            yield from laid_out(f"{attribute(gm, path)}.register_buffer({arguments})", indent=8)
     yield from _freezing(gm)
 
 

@@ -44,10 +44,23 @@ _METHODS = _SIZES | {
 }
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
-    **{"add": operator.add, "sub": operator.sub, "mul": operator.mul, "div": operator.truediv, "neg": operator.neg},
-    **{"pow": operator.pow, "matmul": operator.matmul, "eq": operator.eq, "ne": operator.ne, "lt": operator.lt},
-    **{"le": operator.le, "gt": operator.gt, "ge": operator.ge, "bitwise_and": operator.and_},
-    **{"bitwise_or": operator.or_, "floor_divide": operator.floordiv, "remainder": operator.mod},
+    "neg": operator.neg,
+    "add": operator.add,
+    "sub": operator.sub,
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "pow": operator.pow,
+    "matmul": operator.matmul,
+    "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_,
+    "eq": operator.eq,
+    "ne": operator.ne,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
 }
 
 # Options of the kernels that no public function has.
@@ -78,7 +91,7 @@ def spell(node: fx.Node) -> Spelling | None:
     keyword_only = {argument.name for argument in target._schema.arguments if argument.kwarg_only}
     if name in _OPERATORS and not keyword_only & set(given):
         return Spelling(_OPERATORS[name], tuple(a[key] for key in list(a)[: 1 if name == "neg" else 2]), {})
-    if name in _METHODS or name.endswith("_") and hasattr(Tensor, name):
+    if name in _METHODS or (name.endswith("_") and hasattr(Tensor, name)):
         return _method(name, target, given)
     for module in (torch, F) if name in {"sigmoid", "tanh"} else (F, torch):  # the F ones are deprecated
         function = getattr(module, name, None)
@@ -117,7 +130,9 @@ def _function(function: Callable[..., Any], target: OpOverload, a: Arguments) ->
     return Spelling(function, *_laid_out(target, ordered, list(by_name)))
 
 
-def _laid_out(target: OpOverload, given: Mapping[str, Any], order: list[str] | None = None) -> tuple[Any, dict[str, Any]]:
+def _laid_out(
+    target: OpOverload, given: Mapping[str, Any], order: list[str] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments: tensors, what is required and a lone option by position, the rest by name."""
     schema = {argument.name: argument for argument in target._schema.arguments}
     order = order or list(schema)
@@ -198,8 +213,10 @@ def embedding(a: Arguments) -> Spelling | None:
 
 @rule(aten.split_with_sizes.default)
 def split_with_sizes(a: Arguments) -> Spelling | None:
-    """`x.split([2, 3], 1)`."""
-    return Spelling("split", (a["self"], list(a["split_sizes"]), a["dim"]), {})
+    """`x.split([2, 3], 1)`; `x.split(2, 1)` where all parts are equal."""
+    sizes = a["split_sizes"]
+    equal = all(type(size) is int for size in sizes) and len(set(sizes)) == 1
+    return Spelling("split", (a["self"], sizes[0] if equal else list(sizes), a["dim"]), {})
 
 
 @rule(aten._to_copy.default, aten.to.dtype_layout)

@@ -1,9 +1,10 @@
-"""The modules of a lifted graph: real ones where calls were lifted, containers above them, every tensor in its place."""
+"""The modules of a lifted graph: real ones where calls were lifted, containers above, every tensor in its place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from torch import Tensor, fx, nn
 
@@ -42,9 +43,7 @@ def named_tensors(gm: fx.GraphModule) -> dict[str, Tensor]:
     return tensors
 
 
-def install(
-    gm: fx.GraphModule, order: Iterable[str], lifted: Mapping[str, nn.Module], called: Sequence[str]
-) -> None:
+def install(gm: fx.GraphModule, order: Iterable[str], lifted: Mapping[str, nn.Module], called: Sequence[str]) -> None:
     """Replaces all modules of `gm`, in place.
 
     order: names of parameters and buffers as in the original's state_dict; a tensor that is not among them becomes
@@ -72,6 +71,13 @@ def install(
     _fill(gm, root, "", set(saved))
     for name, graph in graphs.items():
         gm.add_module(name, graph)
+    gm._register_deepcopy_hook(partial(_restore, type(gm).__name__, frozenset(gm._non_persistent_buffers_set)))
+
+
+def _restore(name: str, unsaved: frozenset[str], copied: fx.GraphModule) -> None:
+    """What a GraphModule forgets when it is copied: its name, and which buffers are not saved."""
+    type(copied).__name__ = name
+    copied._non_persistent_buffers_set.update(unsaved)
 
 
 def _place(root: Branch, path: str) -> None:

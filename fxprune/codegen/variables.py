@@ -8,8 +8,8 @@ end in a wide merge are named after the module that they run through (`branch1x1
 from __future__ import annotations
 
 import builtins
+import itertools
 import operator
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,10 +101,11 @@ def _parts(node: fx.Node) -> list[fx.Node | None]:
     value = node.meta.get("val")
     users = list(node.users)
     picks = [user.args[1] for user in users if user.target is operator.getitem and user.args[0] is node]
-    several = isinstance(value, (list, tuple)) and len(value) > 1 and node.op != "placeholder"
-    if not several or len(picks) != len(users) or len(set(map(str, picks))) != len(users):
+    if not isinstance(value, (list, tuple)) or len(value) < 2 or node.op == "placeholder":
         return []
-    by_position = {pick: user for pick, user in zip(picks, users, strict=True)}
+    if len(picks) != len(users) or len(set(map(str, picks))) != len(users):
+        return []
+    by_position = dict(zip(picks, users, strict=True))
     return [by_position.get(position) for position in range(len(value))] if by_position else []
 
 
@@ -193,9 +194,15 @@ def _candidates(chain: Chain, paths: Mapping[fx.Node, str]) -> Iterator[str]:
 def _common_name(paths: Sequence[str]) -> str:
     """The name of the module that a branch runs through: `branch1x1`, also for branch3x3_1 and branch3x3_2; or ""."""
     inside = [path.split(".") for path in paths if path]
-    common = os.path.commonprefix(inside)
+    common = _shared_beginning(inside)
     below = sorted({atoms[len(common)] for atoms in inside if len(atoms) > len(common)})
-    prefix = re.sub(r"_\w?$", "", os.path.commonprefix(below))
+    prefix = re.sub(r"_\w?$", "", "".join(_shared_beginning(below)))
     if len(prefix) > 1 and is_name(prefix):
         return prefix
     return next((atom for atom in reversed(common) if is_name(atom)), "")
+
+
+def _shared_beginning(sequences: Sequence[Sequence[str]]) -> list[str]:
+    """The items with which all sequences begin."""
+    columns = zip(*sequences, strict=False)
+    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]

@@ -1,5 +1,5 @@
 """Which channels must go together, and which cannot go: channel fields on an ATen graph."""
 
-from fxprune.coupling.analyze import analyze
+from fxprune.coupling.groups import analyze
 
 __all__ = ["analyze"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from fxprune.coupling.partition import Partition
@@ -17,7 +18,8 @@ _CROSSING = "its rows cannot be kept equally long"
 def rows_of(item: Field) -> Tensor:
     """The distinct rows of a field: [rows, positions], each a line along its shrinking axis."""
     lines = item.ids.movedim(item.axis, -1)
-    return lines.reshape(-1, lines.shape[-1]).unique(dim=0)
+    rows: Tensor = torch.unique(lines.reshape(-1, lines.shape[-1]), dim=0)
+    return rows
 
 
 def equal_rows(partition: Partition, constrained: Sequence[Field], axes: Mapping[int, Hashable]) -> None:

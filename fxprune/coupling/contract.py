@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import fx
 
-from fxprune.coupling.flow import Fields, Flow, Operand, argument, concrete_shape, rule
+from fxprune.coupling.flow import Fields, Flow, Operand, argument, broadcast_shape, concrete_shape, rule
 from fxprune.errors import describe
-from fxprune.types import KERNEL, Axis
+from fxprune.types import Axis
 
 aten = torch.ops.aten
 
 
 def contract(flow: Flow, operands: Sequence[Operand], dims: Sequence[int], node: fx.Node) -> Fields:
     """Fields of a product of operands over one index space, summed over `dims`."""
-    shape = tuple(torch.broadcast_shapes(*(operand.shape for operand in operands)))
+    shape = broadcast_shape(operand.shape for operand in operands)
     return flow.reduce(flow.unify(operands, shape, node), dims, False, node)
 
 
@@ -45,8 +45,8 @@ def convolution(flow: Flow, node: fx.Node) -> Fields:
             flow.hold(operand.fields, f"an input without a batch dimension in {describe(node)}")
         return ()
     batch, channels, *image = value.shape
-    out, inner, *kernel = filters.shape
-    flow.hold(_beyond(filters, 2), f"{KERNEL} {describe(node)}")
+    out, inner = filters.shape[:2]
+    flow.hold(_beyond(filters, 2), f"kernel extent of {describe(node)}")
     flow.hold(_beyond(value, 2), f"an image axis of {describe(node)}")
     spread = (batch, groups, 1, channels // groups)
     x = flow.reshape(_within(value, 2), (batch, channels), spread, node)

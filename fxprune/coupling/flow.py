@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +82,7 @@ class Flow:
     def _joined_inside_merge(self, item: Field, pairs: Sequence[tuple[range, range]], node: fx.Node) -> Tensor:
         """Rows that a merge would interleave lose the same positions: join them (a shuffle crosses the rows)."""
         ids = item.ids
-        for sources, targets in pairs:
+        for sources, _ in pairs:
             if item.axis in sources:
                 for dim in range(item.axis + 1, sources.stop):
                     ids = self.join_along(ids, dim, node)
@@ -162,7 +162,9 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 
     def register(function: Rule) -> Rule:
         for target in targets:
-            overloads = [getattr(target, name) for name in target.overloads()] if hasattr(target, "overloads") else [target]
+            overloads = (
+                [getattr(target, name) for name in target.overloads()] if hasattr(target, "overloads") else [target]
+            )
             RULES.update(dict.fromkeys(overloads, function))
         return function
 
@@ -172,9 +174,8 @@ def rule(*targets: Any) -> Callable[[Rule], Rule]:
 @rule(operator.getitem)
 def getitem(flow: Flow, node: fx.Node) -> Any:
     """One output of an op with several."""
-    source, index = node.args
-    assert isinstance(source, fx.Node)
-    return flow.values[source][index]
+    index: Any = node.args[1]
+    return flow.values[source_of(node)][index]
 
 
 def support(ids: Tensor) -> tuple[int, ...]:
@@ -182,14 +183,26 @@ def support(ids: Tensor) -> tuple[int, ...]:
     return tuple(dim for dim, size in enumerate(ids.shape) if size > 1)
 
 
-def argument(node: fx.Node, name: str) -> Any:
-    """The argument of an ATen call by its name in the schema, given or default."""
+_REQUIRED = object()
+
+
+def argument(node: fx.Node, name: str, missing: Any = _REQUIRED) -> Any:
+    """The argument of an ATen call by its name in the schema, given or default; `missing` where the op has none."""
     for index, formal in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
         if formal.name == name:
             if index < len(node.args):
                 return node.args[index]
             return node.kwargs.get(name, formal.default_value)
-    raise KeyError(f"{node.target} has no argument {name}")
+    if missing is _REQUIRED:
+        raise KeyError(f"{node.target} has no argument {name}")
+    return missing
+
+
+def source_of(node: fx.Node) -> fx.Node:
+    """The first argument of a call, which must be a node."""
+    source = node.args[0]
+    assert isinstance(source, fx.Node)
+    return source
 
 
 def concrete(size: Any) -> int:
@@ -205,6 +218,11 @@ def concrete_shape(node: fx.Node) -> Shape:
 def tensor_arguments(node: fx.Node) -> list[fx.Node]:
     """The arguments of a call that are tensors, those inside lists included."""
     return [arg for arg in node.all_input_nodes if isinstance(arg.meta.get("val"), Tensor)]
+
+
+def broadcast_shape(shapes: Iterable[Sequence[int]]) -> Shape:
+    """The shape that operands of these shapes broadcast to."""
+    return tuple(torch.broadcast_shapes(*shapes))
 
 
 def matched_dims(before: Shape, after: Shape) -> Iterator[tuple[range, range]]:
@@ -229,4 +247,3 @@ def _aligned(operand: Operand, rank: int) -> Operand:
     extra = rank - len(operand.shape)
     fields = tuple(Field(item.ids[(None,) * extra], item.axis + extra) for item in operand.fields)
     return Operand((1,) * extra + operand.shape, fields)
-

@@ -52,7 +52,7 @@ def axes_of_units(axes: Iterable[Tensor]) -> dict[int, tuple[tuple[int, int], ..
     """For each id the axes, by their number, that it lies on, and how often."""
     found: dict[int, list[tuple[int, int]]] = {}
     for index, ids in enumerate(axes):
-        units, counts = torch.unique(ids[ids != 0], return_counts=True)  # type: ignore[no-untyped-call]
+        units, counts = torch.unique(ids[ids != 0], return_counts=True)
         for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
             found.setdefault(unit, []).append((index, count))
     return {unit: tuple(places) for unit, places in found.items()}
@@ -78,7 +78,7 @@ def _value(flow: Flow, node: fx.Node, births: Births) -> object:
 
 
 def give_birth(gm: fx.GraphModule, names: tuple[str, ...], partition: Partition) -> Births:
-    """A fresh field per axis of each tensor that the graph reads; one per group of filters for a grouped convolution."""
+    """A fresh field per axis of each tensor that the graph reads; for grouped convolutions one per group of filters."""
     first: dict[int, str] = {}
     everything = {**dict(gm.named_parameters(remove_duplicate=False)), **dict(gm.named_buffers(remove_duplicate=False))}
     for name in (*names, *everything):

@@ -7,7 +7,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.coupling.flow import Fields, Flow, Operand, argument, concrete_shape, rule, support, tensor_arguments
+from fxprune.coupling.flow import (
+    Fields,
+    Flow,
+    Operand,
+    argument,
+    concrete_shape,
+    rule,
+    source_of,
+    support,
+    tensor_arguments,
+)
 from fxprune.errors import describe
 from fxprune.types import Field
 
@@ -70,7 +80,7 @@ def group_norm(flow: Flow, node: fx.Node) -> Fields:
       aten.upsample_bilinear2d)  # fmt: skip
 def spatial(flow: Flow, node: fx.Node) -> Any:
     """Ops on each channel's image by itself: a field along the image is held, the others pass."""
-    value = flow.operand(node.args[0])
+    value = flow.operand(source_of(node))
     passing = tuple(item for item in value.fields if max(support(item.ids)) <= 1)
     flow.hold(tuple(f for f in value.fields if f not in passing), f"mixed with its neighbours by {describe(node)}")
     outputs = node.meta["val"]
@@ -82,10 +92,9 @@ def spatial(flow: Flow, node: fx.Node) -> Any:
       aten.cumsum.default)  # fmt: skip
 def mixing(flow: Flow, node: fx.Node) -> Fields:
     """Reductions and softmax: over a shrinking axis the result would change with the width, so it is held there."""
-    value = flow.operand(node.args[0])
+    value = flow.operand(source_of(node))
     rank = len(value.shape)
-    given = {formal.name for formal in node.target._schema.arguments} & {"dim"}
-    dims = argument(node, "dim") if given else None
+    dims = argument(node, "dim", None)
     dims = list(range(rank)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     dims = [dim % rank for dim in dims]
     mixed = tuple(item for item in value.fields if set(dims) & set(support(item.ids)))

@@ -41,7 +41,7 @@ def replace_tensors(gm: fx.GraphModule, make: Callable[[str, Tensor], Tensor]) -
             if parameter is not None:
                 if id(parameter) not in made:
                     made[id(parameter)] = nn.Parameter(make(prefix + name, parameter), parameter.requires_grad)
-                module._parameters[name] = made[id(parameter)]  # type: ignore[assignment]
+                module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = made.setdefault(id(buffer), make(prefix + name, buffer))

@@ -39,7 +39,7 @@ class Candidate(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Lift(PassBase):  # type: ignore[misc]
+class Lift(PassBase):
     """Lifts ATen calls to modules under the original's names, in place; what no module owns becomes torch code.
 
     Before: an ATen graph with parameters as `get_attr` nodes, as `capture` and `shrink` make it.
@@ -55,7 +55,7 @@ class Lift(PassBase):  # type: ignore[misc]
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`."""
         if not isinstance(graph_module.meta.get(META, {}).get("capture"), Capture):
-            raise RewriteError("Lift needs a graph that fxprune.capture made: call fxprune.capture(model, inputs) first")
+            raise RewriteError("Lift needs a graph made by fxprune.capture: call fxprune.capture(model, inputs) first")
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Rewrites in place; a graph that is lifted already is left alone."""
@@ -123,10 +123,10 @@ def _lift_modules(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> dict[str, n
         if found is not None:
             calls.setdefault(found.path, []).append((node, found))
     lifted = {}
-    for path, found in calls.items():
-        if len({repr(candidate.module) for _, candidate in found}) == 1:
-            lifted[path] = found[0][1].module
-            for node, candidate in found:
+    for path, candidates in calls.items():
+        if len({repr(candidate.module) for _, candidate in candidates}) == 1:
+            lifted[path] = candidates[0][1].module
+            for node, candidate in candidates:
                 node.op, node.target = "call_module", path
                 node.args, node.kwargs = (candidate.input,), {}
     return lifted
@@ -183,7 +183,7 @@ def _free_candidate(node: fx.Node, tensors: Mapping[str, Tensor]) -> Candidate |
 
 def _may_overwrite(node: fx.Node, value: fx.Node) -> bool:
     """Whether the original wrote the result over its input and nobody else can see that it does."""
-    fresh = value.op == "call_module" or value.op == "call_function" and not _is_view(value)
+    fresh = value.op == "call_module" or (value.op == "call_function" and not _is_view(value))
     return bool(node.meta.get("inplace")) and len(value.users) == 1 and fresh
 
 
@@ -216,7 +216,9 @@ def _merge_slices(graph: fx.Graph) -> None:
         if _is_slicing(source) and len(source.users) == 1:
             inner = source.args[1]
             axes = max(len(inner), len(index))
-            pairs = [(item[axis] if axis < len(item) else slice(None)) for axis in range(axes) for item in (inner, index)]
+            pairs = [
+                (item[axis] if axis < len(item) else slice(None)) for axis in range(axes) for item in (inner, index)
+            ]
             merged = [_one_of(*pairs[2 * axis : 2 * axis + 2]) for axis in range(axes)]
             if None not in merged:
                 node.args = (source.args[0], tuple(merged))

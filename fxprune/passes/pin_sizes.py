@@ -11,7 +11,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.coupling import analyze
-from fxprune.coupling.flow import argument, concrete, concrete_shape
+from fxprune.coupling.flow import argument, concrete, concrete_shape, source_of
 from fxprune.errors import RewriteError, describe
 from fxprune.passes.base import COUPLING, state
 from fxprune.types import Coupling
@@ -22,7 +22,7 @@ Pin = Callable[[fx.Node], tuple[Any, tuple[Any, ...]]]
 
 @dataclass(frozen=True, eq=False)
 class PinSizes(PassBase):
-    """Replaces `chunk(x, 2, 1)` by `split_with_sizes(x, [58, 58], 1)`, and sizes or ends counted from the back by plain ones.
+    """Replaces `chunk(x, 2, 1)` by `split_with_sizes(x, [58, 58], 1)`, and ends counted from the back by plain ones.
 
     Only along axes that can shrink: there, equal parts of the original need not be equal parts of the result.
     Postcondition: no `chunk`, equal `split` or negative slice is left on such an axis.
@@ -50,7 +50,7 @@ def pinnable(gm: fx.GraphModule, coupling: Coupling) -> list[fx.Node]:
     found = []
     for node in gm.graph.nodes:
         if node.target in _PINS:
-            source = node.args[0]
+            source = source_of(node)
             axis = argument(node, "dim") % len(concrete_shape(source))
             shrinks = any(item.axis == axis for item in coupling.fields[source.name])
             if shrinks and _PINS[node.target](node) != (node.target, node.args):
@@ -65,12 +65,11 @@ def _split(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _slice(node: fx.Node) -> tuple[Any, tuple[Any, ...]]:
-    source, axis = node.args[0], argument(node, "dim")
-    assert isinstance(source, fx.Node)
+    source, axis = source_of(node), argument(node, "dim")
     size = concrete_shape(source)[axis]
     start, end, step = (argument(node, name) for name in ("start", "end", "step"))
     whole = start in (None, 0) and (end is None or end >= size)
-    if whole or (start or 0) >= 0 and (end or 0) >= 0:
+    if whole or min(start or 0, end or 0) >= 0:
         return node.target, node.args
     first, last, _ = slice(start, end).indices(size)
     return node.target, (source, axis, first, last, *((step,) if step != 1 else ()))

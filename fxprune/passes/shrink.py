@@ -20,9 +20,10 @@ from fxprune.types import Plan
 
 @dataclass(frozen=True, eq=False)
 class Shrink(PassBase):
-    """Replaces every parameter and buffer by its kept part, and literal sizes by those that the channel fields predict.
+    """Replaces every parameter and buffer by its kept part, and literal sizes by what the channel fields predict.
 
-    plan: which units stay; None takes the plan that Choose handed on. The graph before removal is handed on as the dense graph.
+    plan: which units stay; None takes the one that Choose handed on. The graph before removal is
+        handed on as the dense graph.
     Postcondition: every tensor in the graph has the shape that the fields predict.
     """
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.coupling.flow import argument, concrete, concrete_shape
+from fxprune.coupling.flow import argument, concrete, concrete_shape, source_of
 from fxprune.coupling.kept import Kept
 
 aten = torch.ops.aten
@@ -44,14 +44,13 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 @resize(aten.unflatten.int)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     sizes = argument(node, "sizes")
-    first = argument(node, "dim") % len(concrete_shape(node.args[0]))  # type: ignore[arg-type]
+    first = argument(node, "dim") % len(concrete_shape(source_of(node)))
     return {"sizes": _literals(sizes, kept.shape(node)[first : first + len(sizes)])}
 
 
 @resize(aten.split_with_sizes.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
-    source, sizes = node.args[0], argument(node, "split_sizes")
-    assert isinstance(source, fx.Node)
+    source, sizes = source_of(node), argument(node, "split_sizes")
     axis = argument(node, "dim") % len(concrete_shape(source))
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return {"split_sizes": [kept.count(source, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]}
@@ -59,8 +58,7 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 
 @resize(aten.slice.Tensor)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
+    source = source_of(node)
     axis = argument(node, "dim") % len(concrete_shape(source))
     if kept.positions(source, axis) is None:
         return {}
@@ -70,14 +68,13 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 
 @resize(aten.narrow.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
-    source, dim, start, length = node.args
-    assert isinstance(source, fx.Node)
-    axis = dim % len(concrete_shape(source))  # type: ignore[operator]
+    source, start, length = source_of(node), argument(node, "start"), argument(node, "length")
+    axis = argument(node, "dim") % len(concrete_shape(source))
     if kept.positions(source, axis) is None:
         return {}
     return {
-        "start": kept.count(source, axis, 0, start),  # type: ignore[arg-type]
-        "length": kept.count(source, axis, start, start + length),  # type: ignore[arg-type, operator]
+        "start": kept.count(source, axis, 0, start),
+        "length": kept.count(source, axis, start, start + length),
     }
 
 

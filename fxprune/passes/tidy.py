@@ -18,7 +18,7 @@ NoOp = Callable[[fx.Node], bool]
 
 
 @dataclass(frozen=True, eq=False)
-class Tidy(PassBase):  # type: ignore[misc]
+class Tidy(PassBase):
     """Removes dead code, calls that return their input, and second reads of the same parameter, in place.
 
     Before: any graph of ATen calls, or one that Lift made.
@@ -85,7 +85,7 @@ def _merge_reads(graph: fx.Graph) -> bool:
     return found
 
 
-def _is_alias(node: fx.Node) -> bool:  # noqa: ARG001
+def _is_alias(node: fx.Node) -> bool:
     return True
 
 
@@ -98,18 +98,18 @@ def _is_copy_that_may_share(node: fx.Node) -> bool:
 
 
 def _is_lone_concatenation(node: fx.Node) -> bool:
-    return len(node.all_input_nodes) == len(node.args[0]) == 1 and _is_copy_that_may_share(node)
+    return isinstance(node.args[0], (list, tuple)) and len(node.args[0]) == 1 and _is_copy_that_may_share(node)
 
 
 def _is_second_contiguous(node: fx.Node) -> bool:
-    source = node.args[0]
-    return len(node.args) == 1 and not node.kwargs and _operation(source) == "contiguous" and len(source.args) == 1
+    source = node.all_input_nodes[0]
+    return len(node.args) == 1 and not node.kwargs and _operation(source) == "contiguous" and source.args[1:] == ()
 
 
 def _is_detach_of_constant(node: fx.Node) -> bool:
-    source = node.args[0]
+    source = node.all_input_nodes[0]
     while _operation(source) in {"detach", "lift_fresh_copy"}:
-        source = source.args[0]
+        source = source.all_input_nodes[0]
     owner = node.graph.owning_module
     if source.op != "get_attr" or owner is None:
         return False
@@ -118,7 +118,7 @@ def _is_detach_of_constant(node: fx.Node) -> bool:
 
 
 def _is_dropout_of_nothing(node: fx.Node) -> bool:
-    return node.args[1] == 0
+    return bool(node.args[1] == 0)
 
 
 _NO_OPS: dict[str, NoOp] = {

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 import fxprune as fp
 from fxprune.passes.base import clone
 from fxprune.passes.pin_sizes import PinSizes
-from tests.networks import build, calls, images
+from tests.networks import build, calls, images, modified
 
 
 def test_chunk_along_channels_becomes_a_split_with_sizes() -> None:
     gm = clone(fp.capture(build("Shuffle"), images()))
     assert "chunk = chunk.default(view_1, 2, 1)" in calls(gm)
     before = gm(images())
-    assert PinSizes()(gm).modified
+    assert modified(PinSizes()(gm))
     assert "chunk = split_with_sizes.default(view_1, [4, 4], 1)" in calls(gm)
     assert torch.equal(gm(images()), before)
-    assert not PinSizes()(gm).modified
+    assert not modified(PinSizes()(gm))
 
 
 class BackEnds(nn.Module):

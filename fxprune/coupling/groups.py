@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -105,7 +105,9 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
 Members = list[tuple[tuple[int, ...], Family]]
 
 
-def _members(live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role], families: tuple[Family, ...]) -> Members:
+def _members(
+    live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role], families: tuple[Family, ...]
+) -> Members:
     """Ids of each group in order, with its blocks: same axes (and as often), or one family of blocks."""
     axes = axes_of_units(item.ids for fields in live.values() for item in fields)
     family_of = {unit: index for index, family in enumerate(families) for row in family for unit in row}

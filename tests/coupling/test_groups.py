@@ -119,7 +119,7 @@ class Mixing(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.b, self.c, self.head = (nn.Conv2d(3, 4, 1) for _ in range(4))
+        self.a, self.b, self.c = (nn.Conv2d(3, 4, 1) for _ in range(3))
         self.head = nn.Linear(3, 2)
 
     def forward(self, x: Tensor) -> Tensor:

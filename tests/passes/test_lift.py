@@ -1,0 +1,396 @@
+"""Lift: golden code, the same outputs and gradients, names, tying, training, export, and refusals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fxprune.capture import META, capture
+from fxprune.coupling import analyze
+from fxprune.errors import RewriteError
+from fxprune.passes.lift import Lift
+from fxprune.passes.shrink import shrink
+from fxprune.passes.tidy import Tidy
+from tests.networks import NETWORKS, build, images, random_plan, randomized
+
+
+def lifted(model: nn.Module, *inputs: Any, **kwargs: Any) -> fx.GraphModule:
+    """A lifted graph of its own: the capture is copied first."""
+    gm = copy.deepcopy(capture(model, inputs, kwargs))
+    Lift()(gm)
+    return gm
+
+
+def code(gm: fx.GraphModule) -> str:
+    return gm.code.strip()
+
+
+def test_a_residual_network_reads_like_hand_written() -> None:
+    expected = """\
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem[0](x)
+            x = self.stem[1](x)
+            x = F.relu(x)
+
+            y = self.conv1[0](x)
+            y = self.conv1[1](y)
+            y = F.relu(y)
+
+            y = self.conv2[0](y)
+            y = self.conv2[1](y)
+
+            x = x + y
+            x = F.relu(x)
+            x = x.mean((2, 3))
+            x = self.head(x)
+            return x"""
+    assert code(lifted(build("Residual"), images())) == dedent(expected)
+
+
+def test_slices_chunks_and_sizes_are_written_as_people_do() -> None:
+    text = code(lifted(build("Padded"), images()))
+    assert " = x[:, :, ::2, ::2]\n" in text
+    assert "F.pad(y, (0, 0, 0, 0, 2, 2))" in text
+    text = code(lifted(build("Shuffle"), images()))
+    assert "x1, x2 = x.chunk(2, 1)" in text
+    assert "batch = x.size(0)" in text
+    assert "x = x.view(batch, 2, 4, 8, 8)" in text
+    assert "x = torch.cat([x1, x], 1)" in text
+
+
+class Wide(nn.Module):
+    """Three branches that are concatenated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch1x1, self.branch3x3_1 = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+        self.branch3x3_2, self.pool = nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = [self.branch1x1(x), self.branch3x3_2(self.branch3x3_1(x)), self.pool(x)]
+        return torch.cat(branches, 1)
+
+
+def test_branches_of_a_wide_merge_are_named_after_their_modules_and_freed() -> None:
+    expected = """\
+        def forward(self, x: Tensor) -> Tensor:
+            branch1x1 = self.branch1x1(x)
+            branch3x3 = self.branch3x3_1(x)
+            branch3x3 = self.branch3x3_2(branch3x3)
+            x = self.pool(x)
+            x = torch.cat([branch1x1, branch3x3, x], 1)
+            del branch1x1, branch3x3
+            return x"""
+    assert code(lifted(Wide(), images())) == dedent(expected)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "shrunk"])
+def test_outputs_names_and_tensors_are_those_of_the_graph(name: str, cut: bool) -> None:
+    model = build(name).double()
+    x = images(3).double()
+    gm = copy.deepcopy(capture(model, x))
+    gm = shrink(gm, random_plan(analyze(gm), seed=0)) if cut else gm
+    wanted, tensors = gm(x), {id(tensor) for tensor in gm.state_dict(keep_vars=True).values()}
+    Tidy()(gm)
+    assert Lift()(gm).modified
+    assert torch.equal(gm(x), wanted)
+    assert {id(tensor) for tensor in gm.state_dict(keep_vars=True).values()} == tensors
+    assert list(gm.state_dict()) == list(model.state_dict())
+    assert [key for key, _ in gm.named_parameters()] == [key for key, _ in model.named_parameters()]
+    assert "torch.ops" not in gm.code
+    assert gm(images(5).double()).shape == (5, 3), "the batch is dynamic"
+
+
+@pytest.mark.parametrize("name", ["Residual", "Shuffle", "Tied"])
+def test_it_trains_like_the_original(name: str) -> None:
+    model, x = build(name).double(), images(4).double()
+    gm = lifted(model, x)
+    model, gm = copy.deepcopy(model).train(), gm.train()
+    (model(x) ** 2).mean().backward()
+    (gm(x) ** 2).mean().backward()
+    gradients = {key: parameter.grad for key, parameter in gm.named_parameters()}
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[key], parameter.grad)
+    for key, tensor in model.state_dict().items():
+        torch.testing.assert_close(gm.state_dict()[key], tensor)
+    assert any(key.endswith("num_batches_tracked") and tensor == 1 for key, tensor in gm.state_dict().items())
+
+
+def test_a_second_run_changes_nothing() -> None:
+    gm = lifted(build("Residual"), images())
+    before = gm.code
+    assert not Lift()(gm).modified
+    assert gm.code == before
+
+
+def test_requires_grad_modes_and_metadata_are_kept() -> None:
+    model = build("Residual")
+    model.get_submodule("stem").requires_grad_(False)
+    gm = lifted(model, images())
+    assert {key for key, item in gm.named_parameters() if not item.requires_grad} == {
+        "stem.0.weight",
+        "stem.1.weight",
+        "stem.1.bias",
+    }
+    assert not gm.training
+    assert all(module.training for module in gm.train().modules())
+    for node in gm.graph.nodes:
+        if node.op in {"call_module", "call_function"}:
+            assert isinstance(node.meta["val"], Tensor)
+            assert node.meta["nn_module_stack"]
+            assert node.meta["stack_trace"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_it_exports_and_copies(strict: bool) -> None:
+    x = images(2)
+    gm = copy.deepcopy(lifted(build("Shuffle"), x))
+    batch = {"x": {0: torch.export.Dim("batch", min=2)}}
+    program = torch.export.export(gm, (x,), dynamic_shapes=batch, strict=strict)
+    torch.testing.assert_close(program.module()(images(6)), gm(images(6)))
+    assert type(gm).__name__ == "Shuffle"
+
+
+class Dropping(nn.Module):
+    """Dropout as a module and as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop, self.head = nn.Dropout(0.5), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(self.head(self.drop(x)), 0.25, self.training)
+
+
+def test_dropout_modules_live_again_and_functional_ones_are_noted() -> None:
+    gm = lifted(Dropping(), torch.randn(4, 3))
+    assert code(gm).count("drop") == 1
+    (note,) = gm.meta[META]["training_notes"]
+    assert "p=0.25" in note
+    assert "test_lift.py" in note
+    x = torch.randn(64, 3)
+    assert torch.equal(gm(x), gm(x))
+    gm.train()
+    assert not torch.equal(gm(x), gm(x))
+
+
+class Structured(nn.Module):
+    """Nested inputs, a keyword, and a dict of results; a weight that no module of torch.nn owns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(5, 3, 3, 3)), nn.Parameter(torch.rand(5))
+        self.register_buffer("shift", torch.randn(5), persistent=False)
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, pair: tuple[Tensor, dict[str, Tensor]], *, mask: Tensor) -> dict[str, Any]:
+        y = F.conv2d(x, self.weight, stride=2, padding=1) * self.scale[:, None, None]
+        y = y + self.shift[:, None, None] + torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])[:, None, None]
+        return {"y": y.mean((2, 3)), "rest": (pair[0] - pair[1]["b"], [mask])}
+
+
+def test_structures_keywords_and_functional_weights() -> None:
+    model = Structured()
+    x, a, b, mask = images(), torch.randn(2, 4), torch.randn(2, 4), torch.rand(2)
+    gm = lifted(model, x, (a, {"b": b}), mask=mask)
+    wanted, found = model(x, (a, {"b": b}), mask=mask), gm(x, (a, {"b": b}), mask=mask)
+    assert gm.code.startswith("\ndef forward(self, x: Tensor, pair, mask: Tensor):")
+    assert "F.conv2d(x, self.weight, stride=2, padding=1)" in gm.code
+    torch.testing.assert_close(found, wanted)
+    assert isinstance(found["rest"], tuple)
+    assert isinstance(found["rest"][1], list)
+    assert list(gm.state_dict()) == list(model.state_dict()) == list(copy.deepcopy(gm).state_dict())
+    assert {name for name, _ in gm.named_buffers()} > {"shift"}
+    torch.testing.assert_close(copy.deepcopy(gm)(x, (a, {"b": b}), mask=mask), wanted)
+
+
+class Twice(nn.Module):
+    """One module called twice, alike; and one weight used in two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.odd = nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.conv(self.act(self.conv(x))))
+        return self.odd(x)[:, :, ::2, ::2] + F.conv2d(x, self.odd.weight, self.odd.bias, stride=2)
+
+
+def test_a_module_called_twice_is_one_and_a_weight_used_in_two_ways_is_none() -> None:
+    model, x = randomized(Twice()), images()
+    gm = lifted(model, x)
+    assert gm.code.count("self.conv(x)") == gm.code.count("self.act(") == 2
+    assert "self.odd(" not in gm.code
+    assert "F.conv2d(x, self.odd.weight, self.odd.bias, stride=2)" in gm.code
+    assert gm.get_submodule("act").inplace
+    torch.testing.assert_close(gm(x), model(x))
+
+
+def test_numbers_as_names_become_lists_and_dicts() -> None:
+    model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), nn.Sequential(nn.Identity(), nn.Conv2d(4, 2, 1)))
+    gm = lifted(nn.ModuleDict({"body": model})["body"], images())
+    assert isinstance(gm.get_submodule("0"), nn.ModuleList)
+    assert isinstance(gm.get_submodule("1"), nn.ModuleDict)
+    assert 'getattr(self, "1")["1"](x)' in gm.code
+    torch.testing.assert_close(gm(images()), model(images()))
+
+
+def test_a_graph_of_symbolic_trace_comes_back_with_its_modules() -> None:
+    model = build("Residual")
+    gm = lifted(fx.symbolic_trace(model), images())
+    assert "self.conv1[0](x)" in gm.code
+    torch.testing.assert_close(gm(images()), model(images()))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.norm = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv1d": (lambda: nn.Conv1d(4, 6, 3, 2, padding="valid", dilation=2, groups=2), (2, 4, 12)),
+    "conv3d": (lambda: nn.Conv3d(2, 3, (1, 2, 3), (1, 2, 1), padding=(0, 1, 0)), (2, 2, 4, 4, 4)),
+    "conv_same": (lambda: nn.Conv2d(2, 3, 3, padding="same"), (2, 2, 6, 6)),
+    "conv_reflect": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (2, 2, 6, 6)),
+    "conv_transpose1d": (lambda: nn.ConvTranspose1d(4, 6, 3, 2, 1, 1, groups=2, dilation=2), (2, 4, 8)),
+    "conv_transpose2d": (lambda: nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, bias=False), (2, 4, 8, 8)),
+    "batch_norm1d": (lambda: nn.BatchNorm1d(4, eps=1e-3, momentum=None), (5, 4)),
+    "batch_norm3d": (lambda: nn.BatchNorm3d(2, affine=False), (2, 2, 3, 3, 3)),
+    "layer_norm": (lambda: nn.LayerNorm((3, 4), eps=1e-3), (2, 3, 4)),
+    "layer_norm_plain": (lambda: nn.LayerNorm(4, elementwise_affine=False), (2, 3, 4)),
+    "group_norm": (lambda: nn.GroupNorm(2, 4, eps=1e-3), (2, 4, 3, 3)),
+    "instance_norm": (lambda: nn.InstanceNorm2d(4, affine=True), (2, 4, 3, 3)),
+    "prelu": (lambda: nn.PReLU(3), (2, 3, 4)),
+    "attention": (Attention, (2, 5, 8)),
+    "hardtanh": (lambda: nn.Hardtanh(-2, 2), (2, 3)),
+    "relu6": (nn.ReLU6, (2, 3)),
+    "leaky": (lambda: nn.LeakyReLU(0.2), (2, 3)),
+    "elu": (lambda: nn.ELU(0.5), (2, 3)),
+    "gelu": (lambda: nn.GELU("tanh"), (2, 3)),
+    "softplus": (lambda: nn.Softplus(2.0), (2, 3)),
+    "softmax": (lambda: nn.Softmax(-1), (2, 3)),
+    "max_pool": (lambda: nn.MaxPool2d(3, 2, 1, ceil_mode=True), (2, 2, 8, 8)),
+    "avg_pool": (lambda: nn.AvgPool2d((2, 3), count_include_pad=False), (2, 2, 8, 9)),
+    "avg_pool_divisor": (lambda: nn.AvgPool2d(2, padding=1, divisor_override=3), (2, 2, 8, 8)),
+    "adaptive": (lambda: nn.AdaptiveAvgPool2d((2, 1)), (2, 2, 8, 8)),
+    "adaptive_max": (lambda: nn.AdaptiveMaxPool2d(2), (2, 2, 8, 8)),
+    "flatten": (lambda: nn.Flatten(0, 1), (2, 3, 4)),
+    "zero_pad": (lambda: nn.ZeroPad2d((0, 1, 0, 1)), (2, 2, 3, 3)),
+    "constant_pad": (lambda: nn.ConstantPad2d(1, 0.5), (2, 2, 3, 3)),
+    "replicate": (lambda: nn.ReplicationPad2d(1), (2, 2, 3, 3)),
+    "pixel_shuffle": (lambda: nn.PixelShuffle(2), (2, 8, 3, 3)),
+    "pixel_unshuffle": (lambda: nn.PixelUnshuffle(2), (2, 2, 4, 4)),
+    "upsample": (lambda: nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), (2, 2, 3, 3)),
+    "nearest": (lambda: nn.Upsample(size=(7, 5)), (2, 2, 3, 3)),
+}
+
+
+class Held(nn.Module):
+    """One module under a name."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.inner = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x) * 1.5
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_is_built_from_its_call(name: str) -> None:
+    make, shape = MODULES[name]
+    model, x = randomized_all(Held(make())).double().eval(), torch.randn(shape, dtype=torch.float64)
+    gm = lifted(model, x)
+    assert "torch.ops" not in gm.code
+    torch.testing.assert_close(gm(x), model(x), rtol=1e-12, atol=1e-12)
+    assert list(gm.state_dict()) == list(model.state_dict())
+    if name not in {"attention", "instance_norm", "conv_reflect", "upsample", "nearest", "adaptive_max"}:
+        assert repr(gm.get_submodule("inner")) == repr(model.inner)
+    torch.testing.assert_close(gm.train()(x), model.train()(x), rtol=1e-12, atol=1e-12)
+
+
+def randomized_all(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for tensor in [*model.parameters(), *model.buffers()]:
+            if tensor.is_floating_point():
+                tensor.uniform_(0.5, 1.5)
+    return model
+
+
+def test_embedding() -> None:
+    model = Held(nn.Embedding(7, 3, padding_idx=2))
+    x = torch.tensor([[1, 2], [3, 4], [0, 6]])
+    gm = lifted(model, x)
+    assert repr(gm.get_submodule("inner")) == repr(model.inner)
+    torch.testing.assert_close(gm(x), model(x))
+
+
+class Functions(nn.Module):
+    """Calls of many kinds, none of a module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = 1 - x.clamp(-1, 1).softmax(1) ** 2
+        y = torch.where(y > 0.3, y, x.abs().sqrt()) @ x.transpose(1, 2)
+        y = torch.stack([y, -y], 1).flatten(1, 2).unsqueeze(-1).expand(-1, -1, -1, 2).sum(-1, keepdim=True).squeeze(-1)
+        first, _, last = y.split([1, 2, y.shape[1] - 3], 1)
+        y = torch.einsum("bij,bkj->bik", last, first) + F.normalize(first.std(2, keepdim=True)).sum()
+        y = y.masked_fill(y.isnan(), 0.0).roll(1, 1).to(torch.float64)[:, [0, 2]]
+        return torch.sigmoid(y[:, 0] / 3 + y[:, -1]).reshape(len(x), -1).repeat(1, 2).amax(1)
+
+
+def test_functions_operators_and_methods() -> None:
+    model, x = Functions(), torch.randn(2, 4, 5)
+    gm = lifted(model, x)
+    assert "torch.ops" not in gm.code, gm.code
+    assert "1 - " in gm.code
+    torch.testing.assert_close(gm(x), model(x))
+    x = torch.randn(3, 4, 5)
+    torch.testing.assert_close(gm(x), model(x))
+
+
+class Overwriting(nn.Module):
+    """An in-place activation whose input is read again, and one on a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act, self.conv = nn.ReLU(inplace=True), nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        y = x.clone()
+        y = self.act(y) + y
+        return y + x
+
+
+def test_in_place_modules_overwrite_only_what_nobody_reads() -> None:
+    model, x = Overwriting(), images()
+    gm = copy.deepcopy(capture(model, x))
+    Tidy()(gm)
+    Lift()(gm)
+    wanted = model(x.clone())
+    torch.testing.assert_close(gm(x), wanted)
+    torch.testing.assert_close(gm(x), wanted)
+
+
+def test_a_graph_from_elsewhere_is_refused() -> None:
+    with pytest.raises(RewriteError, match="fxprune.capture"):
+        Lift()(fx.symbolic_trace(nn.Linear(2, 2)))
+
+
+def test_the_postcondition_sees_what_is_left() -> None:
+    gm = copy.deepcopy(capture(build("Residual"), images()))
+    with pytest.raises(RewriteError, match="conv2d.*was not lifted"):
+        Lift().ensures(gm)

@@ -1,0 +1,33 @@
+"""The examples in docs/ are run, and must print what is shown below them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fxprune.coupling.flow import RULES
+
+DOCS = Path(__file__).parents[1] / "docs"
+EXAMPLE = re.compile(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["theory.md", "adding-an-operator.md"])
+def test_examples_print_what_is_shown(page: str) -> None:
+    known = dict(RULES)
+    names: dict[str, Any] = {"__name__": "docs"}
+    found = EXAMPLE.findall((DOCS / page).read_text())
+    assert found
+    try:
+        for code, shown in found:
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, page, "exec"), names)
+            assert printed.getvalue() == shown
+    finally:
+        RULES.clear()
+        RULES.update(known)
