@@ -87,5 +87,5 @@ def describe(node: fx.Node) -> str:
     """One line that tells a user which node is meant: name, op, shape, source line."""
     shape, line = shape_of(node), source_line(node)
     text = f"`{node.name}` ({node.target if node.op == 'call_function' else node.op})"
-    text += f" of shape {tuple(shape)}" if shape is not None else ""
+    text += f" of shape ({', '.join(map(str, shape))})" if shape is not None else ""
     return text + (f" at {line}" if line else "")

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from fxprune.capture import capture, capture_info, evaluation, last_capture
+from fxprune.capture import capture, capture_info, last_capture
 from fxprune.codegen.arguments import bound_arguments
 from fxprune.codegen.tree import named_tensors
 from fxprune.errors import FxpruneError, PlanError, source_line, user_line
-from fxprune.passes.base import DENSE, state
+from fxprune.passes.base import DENSE, clone, replace_tensors, state
 from fxprune.passes.shrink import shrink
 from fxprune.types import Plan
 
@@ -150,10 +149,9 @@ def _check(twin: nn.Module, small: fx.GraphModule) -> None:
     """Compares the twin with the shrunk graph. Raises PlanError with the reason and the user's line."""
     info = capture_info(small)
     inputs = pytree.tree_map(_doubled, (info.args, dict(info.kwargs)))
-    wanted = pytree.tree_leaves(_run(small, *inputs))
+    wanted = pytree.tree_leaves(_run(_doubled_graph(small), inputs))
     try:
-        with evaluation(twin):
-            found = pytree.tree_leaves(_run(twin, *inputs))
+        found = pytree.tree_leaves(_run(copy.deepcopy(twin).double().eval(), inputs))
     except Exception as error:
         raise PlanError(
             f"{type(twin).__name__} cannot follow the plan: a size that the plan changes is written into its "
@@ -166,12 +164,16 @@ def _check(twin: nn.Module, small: fx.GraphModule) -> None:
         )
 
 
-def _run(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The module's outputs with all its tensors in float64; neither they nor the inputs are modified."""
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    doubled = {name: _doubled(tensor).clone() for name, tensor in tensors.items()}
+def _run(module: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    args, kwargs = copy.deepcopy(inputs)  # a forward may write into its inputs
     with torch.no_grad():
-        return functional_call(module, doubled, *copy.deepcopy((args, kwargs)))
+        return module(*args, **kwargs)
+
+
+def _doubled_graph(gm: fx.GraphModule) -> fx.GraphModule:
+    twin = clone(gm)
+    replace_tensors(twin, lambda _, tensor: _doubled(tensor))
+    return twin
 
 
 def _doubled(leaf: Any) -> Any:
@@ -188,17 +190,16 @@ def _agree(found: Any, wanted: Any) -> bool:
 
 
 class _Values(fx.Interpreter):
-    """Runs a graph in float64 and keeps the value of every node."""
+    """Runs a graph and keeps the value of every node."""
 
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(gm)
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        """The node's value, parameters in float64."""
-        value = _doubled(super().run_node(n)) if n.op == "get_attr" else super().run_node(n)
-        self.values[n.name] = value
-        return value
+        """The node's value, kept."""
+        self.values[n.name] = super().run_node(n)
+        return self.values[n.name]
 
 
 def _first_difference(twin: nn.Module, small: fx.GraphModule) -> str:
@@ -208,7 +209,7 @@ def _first_difference(twin: nn.Module, small: fx.GraphModule) -> str:
         traced = capture(copy.deepcopy(twin), info.args, info.kwargs)
     except FxpruneError:
         return ""
-    found, wanted = _Values(traced), _Values(small)
+    found, wanted = _Values(_doubled_graph(traced)), _Values(_doubled_graph(small))
     inputs = pytree.tree_map(_doubled, pytree.tree_leaves((info.args, dict(info.kwargs))))
     with torch.no_grad():
         for runner in (found, wanted):

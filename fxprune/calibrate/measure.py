@@ -57,7 +57,7 @@ def measured(
             errors += torch.tensor([base.error(trial) for trial in trials], dtype=torch.float64)
             done += len(batch[0])
             if progress is not None:
-                progress(done, images)
+                progress(done, min(images, calibration.count))
     found: dict[str, dict[int, float]] = {name: {} for name in removals}
     for trial, error in zip(trials, (errors / max(variance, 1e-30)).tolist(), strict=True):
         found[trial.group][trial.rounds] = error

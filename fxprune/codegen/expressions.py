@@ -34,7 +34,15 @@ _BINARY: dict[Any, str] = {
     operator.gt: ">",
     operator.ge: ">=",
 }
-_MODULES = {"F": F, "torch": torch, "operator": operator, "math": math}
+_MODULES = {
+    "F": F,
+    "torch": torch,
+    "torch.linalg": torch.linalg,
+    "torch.special": torch.special,
+    "torch.fft": torch.fft,
+    "operator": operator,
+    "math": math,
+}
 
 
 def attribute(root: nn.Module | None, path: str) -> str:
@@ -60,8 +68,9 @@ def function_name(target: Callable[..., Any]) -> str:
     """The name of a function as it is written with the imports of a generated file; "" when it has none."""
     name = getattr(target, "__name__", "")
     for prefix, module in _MODULES.items():
-        if getattr(module, name, None) is target:
-            return f"{prefix}.{name}"
+        short = name.removeprefix(f"{prefix.rpartition('.')[2]}_")  # torch.linalg.norm is called linalg_norm
+        if getattr(module, short, None) is target:
+            return f"{prefix}.{short}"
     if isinstance(target, torch._ops.OpOverload):
         return f"torch.ops.{target}"
     if isinstance(target, types.FunctionType | types.BuiltinFunctionType) and target.__module__.startswith("torch."):

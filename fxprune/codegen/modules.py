@@ -163,8 +163,8 @@ FREE: dict[OpOverload, tuple[type[nn.Module], ...]] = {
     aten.layer_norm.default: (nn.LayerNorm,),
 }
 
-# What a class says by its name, so that its constructor need not take it.
-_SAID_BY_CLASS = {"min_val", "max_val", "mode", "value", "train"}
+# What a class says by its name, or leaves to the backend, so that its constructor need not take it.
+_SAID_BY_CLASS = {"min_val", "max_val", "mode", "value", "train", "cudnn_enable"}
 
 
 def free_module(operator: OpOverload, kind: type[nn.Module], a: Arguments) -> nn.Module | None:

@@ -65,15 +65,13 @@ def module_source(gm: fx.GraphModule) -> str:
     forward = forward_lines(list(gm.graph.nodes))[0]
     fields = list(_fields(gm))
     used = "\n".join([*fields, *forward])
-    imports = [f"import {module}" for module in ("math", "operator") if re.search(rf"\b{module}\.", used)]
+    block = _BLOCK.splitlines() if "Block(" in used else []
+    used += "".join(block)
     lines = [
         _DOCSTRING.format(name=name, params=sum(item.numel() for item in gm.parameters())),
-        *([*imports, ""] if imports else []),
-        "import torch",
-        *(["import torch.nn.functional as F"] if "F." in used else []),
-        "from torch import Tensor, nn",
+        *_imports(used),
         "",
-        *(_BLOCK.splitlines() if "Block(" in used else []),
+        *block,
         "",
         f"class {name}(nn.Module):",
         f'    """Takes {_inputs(gm)}."""',
@@ -85,6 +83,16 @@ def module_source(gm: fx.GraphModule) -> str:
         *(f"    {line}" if line else "" for line in forward),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _imports(used: str) -> Iterator[str]:
+    """The import statements that this text needs."""
+    standard = [name for name in ("math", "operator") if re.search(rf"\b{name}\.", used)]
+    yield from (f"import {name}" for name in standard)
+    yield from [""] if standard else []
+    yield from ["import torch"] if re.search(r"\btorch\.", used) else []
+    yield from ["import torch.nn.functional as F"] if re.search(r"\bF\.", used) else []
+    yield "from torch import Tensor, nn" if re.search(r"\bTensor\b", used) else "from torch import nn"
 
 
 def _inputs(gm: fx.GraphModule) -> str:

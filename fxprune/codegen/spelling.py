@@ -40,7 +40,7 @@ _SIZES = {"view", "reshape", "permute", "expand", "repeat"}
 _METHODS = _SIZES | {
     *("chunk", "split", "unbind", "mean", "sum", "amax", "amin", "transpose", "unsqueeze", "squeeze", "contiguous"),
     *("clone", "detach", "t", "to", "type_as", "view_as", "expand_as", "roll", "unfold"),
-    *("masked_fill", "repeat_interleave", "unflatten", "new_zeros", "new_ones", "size", "argmax"),
+    *("masked_fill", "clamp", "repeat_interleave", "unflatten", "new_zeros", "new_ones", "size", "argmax"),
 }
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -62,6 +62,10 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "gt": operator.gt,
     "ge": operator.ge,
 }
+
+_BY_POSITION = {"dim", "dims", "start_dim", "end_dim"}
+_REPEATED = {"kernel_size", "stride", "padding", "output_padding", "dilation", "output_size"}
+_LONE = {"dim", "dims", "shifts"}
 
 # Options of the kernels that no public function has.
 _KERNEL_ONLY = {"cudnn_enabled", "cudnn_enable"}
@@ -93,11 +97,19 @@ def spell(node: fx.Node) -> Spelling | None:
         return Spelling(_OPERATORS[name], tuple(a[key] for key in list(a)[: 1 if name == "neg" else 2]), {})
     if name in _METHODS or (name.endswith("_") and hasattr(Tensor, name)):
         return _method(name, target, given)
-    for module in (torch, F) if name in {"sigmoid", "tanh"} else (F, torch):  # the F ones are deprecated
-        function = getattr(module, name, None)
-        if callable(function) and not name.startswith("_"):
-            return _function(function, target, a)
+    if (function := _public_function(name)) is not None:
+        return _function(function, target, a)
     return _method(name, target, given) if hasattr(Tensor, name) else None
+
+
+def _public_function(name: str) -> Callable[..., Any] | None:
+    """The function of torch.nn.functional, torch or one of its parts that an operator's name stands for."""
+    part, _, rest = name.partition("_")
+    if part in {"linalg", "special", "fft"}:
+        return getattr(getattr(torch, part), rest, None)
+    modules = (torch, F) if name in {"sigmoid", "tanh"} else (F, torch)  # those two are deprecated in F
+    found = (getattr(module, name, None) for module in modules if part)
+    return next((function for function in found if callable(function)), None)
 
 
 def _given(target: OpOverload, a: Arguments) -> dict[str, Any]:
@@ -133,28 +145,28 @@ def _function(function: Callable[..., Any], target: OpOverload, a: Arguments) ->
 def _laid_out(
     target: OpOverload, given: Mapping[str, Any], order: list[str] | None = None
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments: tensors, what is required and a lone option by position, the rest by name."""
+    """Positional and keyword arguments: tensors, dimensions and what is required by position, options by name."""
     schema = {argument.name: argument for argument in target._schema.arguments}
     order = order or list(schema)
-    optional = [name for name in given if schema[name].has_default_value() and not isinstance(given[name], fx.Node)]
     args: list[Any] = []
     kwargs: dict[str, Any] = {}
     for name, value in given.items():
-        value = _sizes(name, value)
         in_place = len(args) < len(order) and order[len(args)] == name and not kwargs and not schema[name].kwarg_only
-        if in_place and (name not in optional or (len(optional) == 1 and type(value) is not bool)):
-            args.append(value)
+        needed = not schema[name].has_default_value() or isinstance(value, fx.Node) or name in _BY_POSITION
+        if in_place and needed:
+            args.append(_sizes(name, value))
         else:
-            kwargs[name] = value
+            kwargs[name] = _sizes(name, value)
     return tuple(args), kwargs
 
 
 def _sizes(name: str, value: Any) -> Any:
-    """Sizes as people write them: one number where all are equal, a tuple otherwise."""
-    if name in {"kernel_size", "stride", "padding", "output_padding", "dilation", "output_size"}:
+    """Sizes as people write them: one number where all are equal, a tuple otherwise; a lone dimension as a number."""
+    if name in _REPEATED:
         return compact(value)
-    is_sizes = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-    return tuple(value) if is_sizes and name not in {"split_size", "split_sizes"} else value
+    if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
+        return value
+    return value[0] if name in _LONE and len(value) == 1 else tuple(value)
 
 
 @rule(aten.slice.Tensor)
@@ -224,6 +236,16 @@ def to_copy(a: Arguments) -> Spelling | None:
     """`x.to(dtype=torch.float32)`."""
     options = {name: a[name] for name in ("dtype", "device") if a[name] is not None}
     return Spelling("to", (a["self"],), options) if options else Spelling("clone", (a["self"],), {})
+
+
+def _adaptive_max_pool(function: Callable[..., Any], a: Arguments) -> Spelling | None:
+    """`F.adaptive_max_pool2d(x, 1, return_indices=True)`: the operator gives the indices, too."""
+    return Spelling(function, (a["self"], compact(a["output_size"])), {"return_indices": True})
+
+
+rule(aten.adaptive_max_pool1d.default)(partial(_adaptive_max_pool, F.adaptive_max_pool1d))
+rule(aten.adaptive_max_pool2d.default)(partial(_adaptive_max_pool, F.adaptive_max_pool2d))
+rule(aten.adaptive_max_pool3d.default)(partial(_adaptive_max_pool, F.adaptive_max_pool3d))
 
 
 @rule(aten.sym_size.int)

@@ -162,6 +162,9 @@ def _name(chains: Sequence[Chain], paths: Mapping[fx.Node, str]) -> None:
     for number, chain in enumerate(chains):
         # one that ends where this one begins has been read before this one is written
         taken = {other.name for other in chains[:number] if other.last > chain.first or other.first == chain.first}
+        if chain.nodes[0].op == "placeholder":
+            chain.name = str(chain.nodes[0].target)  # callers may give it by name
+            continue
         chain.name = next(name for name in _candidates(chain, paths) if name not in taken | _RESERVED and is_name(name))
 
 
@@ -169,10 +172,7 @@ def _candidates(chain: Chain, paths: Mapping[fx.Node, str]) -> Iterator[str]:
     """Names for a chain, best first, without end."""
     node = chain.nodes[0]
     base = "y"
-    if node.op == "placeholder":
-        base = str(node.target).lstrip("*")
-        yield base
-    elif chain.origin is not None:
+    if chain.origin is not None:
         base = chain.origin.name
     elif isinstance(node.meta.get("val"), (int, torch.SymInt)):
         base = "batch" if node.target == "size" and node.args[1:] == (0,) else "size"

@@ -23,8 +23,8 @@ class Tidy(PassBase):
 
     Before: any graph of ATen calls, or one that Lift made.
     After: the same values. Gone are calls without a reader, the tracer's assertions, `alias`, concatenations of one
-        tensor, dropouts with p=0, a copy of a fresh tensor in a graph that overwrites nothing, `contiguous` behind
-        `contiguous`, `detach` of what has no gradient, and every `get_attr` of a name but the first.
+        tensor, dropouts with p=0, a copy of a fresh tensor in a graph that overwrites nothing, `detach` of
+        constants, and every `get_attr` of a name but the first.
         What can be seen from outside stays: memory layout, gradients, inputs and results that must not share memory.
     Postcondition: no such call is left; every value but the inputs has a reader.
     """
@@ -66,12 +66,13 @@ def _remove_assertions(graph: fx.Graph) -> bool:
 
 
 def _remove_no_ops(graph: fx.Graph) -> bool:
-    found = [node for node in graph.nodes if _returns_its_input(node)]
-    for node in found:
-        source = node.all_input_nodes[0]
-        node.replace_all_uses_with(source)
-        graph.erase_node(node)
-    return bool(found)
+    found = False
+    for node in list(graph.nodes):  # in order: what is left of a chain shows only once its beginning is gone
+        if _returns_its_input(node):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(node)
+            found = True
+    return found
 
 
 def _merge_reads(graph: fx.Graph) -> bool:
@@ -101,11 +102,6 @@ def _is_lone_concatenation(node: fx.Node) -> bool:
     return isinstance(node.args[0], (list, tuple)) and len(node.args[0]) == 1 and _is_copy_that_may_share(node)
 
 
-def _is_second_contiguous(node: fx.Node) -> bool:
-    source = node.all_input_nodes[0]
-    return len(node.args) == 1 and not node.kwargs and _operation(source) == "contiguous" and source.args[1:] == ()
-
-
 def _is_detach_of_constant(node: fx.Node) -> bool:
     source = node.all_input_nodes[0]
     while _operation(source) in {"detach", "lift_fresh_copy"}:
@@ -126,7 +122,6 @@ _NO_OPS: dict[str, NoOp] = {
     "clone": _is_copy_that_may_share,
     "lift_fresh_copy": _is_copy_that_may_share,
     "cat": _is_lone_concatenation,
-    "contiguous": _is_second_contiguous,
     "detach": _is_detach_of_constant,
     "dropout": _is_dropout_of_nothing,
 }
