@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.export import Dim, ExportedProgram
+from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, InputError, user_line
@@ -75,7 +76,7 @@ def capture(
     """
     if isinstance(model, ExportedProgram):
         return _from_program(model)
-    if isinstance(model, fx.GraphModule) and "capture" in model.meta.get(META, {}):
+    if isinstance(model, fx.GraphModule) and _is_captured(model):
         return model
     if not isinstance(model, nn.Module):
         raise CaptureError(
@@ -91,6 +92,11 @@ def capture(
     gm = _unlifted(program, tuple(model.state_dict()), args, kwargs, notes)
     _captured[model] = gm
     return gm
+
+
+def _is_captured(gm: fx.GraphModule) -> bool:
+    """Whether this is an ATen graph that `capture` made; one that has been lifted since is a module like any other."""
+    return "capture" in gm.meta.get(META, {}) and isinstance(gm.graph._codegen, _PyTreeCodeGen)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture, capture_info, last_capture
 from fxprune.codegen.arguments import bound_arguments
+from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.codegen.tree import named_tensors
 from fxprune.errors import FxpruneError, PlanError, source_line, user_line
 from fxprune.passes.base import DENSE, clone, replace_tensors, state
@@ -66,25 +67,30 @@ def apply_plan(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any,
 
 
 def _captured(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None) -> fx.GraphModule:
-    """The model's graph: the last one where it still holds the model's tensors, else a new one."""
-    gm = last_capture(model)
-    if gm is not None:
-        tensors = named_tensors(gm)
-        current = model.state_dict(keep_vars=True)
-        same = all(name in tensors and tensors[name].data_ptr() == item.data_ptr() for name, item in current.items())
-        if same and DENSE not in state(gm) and (example_inputs is None):
-            return gm
-        if example_inputs is None:
-            info = capture_info(gm)
-            return capture(model, info.args, info.kwargs)
+    """The model's graph: traced with the inputs that are given, else the last one, else traced as the plan says."""
     if example_inputs is not None:
         return capture(model, example_inputs)
+    gm = last_capture(model)
+    if gm is not None and _is_current(gm, model):
+        return gm
+    if gm is not None:
+        info = capture_info(gm)
+        return capture(model, info.args, info.kwargs)
     if not plan.inputs:
         raise PlanError(
-            "the model was never captured and the plan names no inputs: call plan.apply(model, example_inputs)"
+            "the model was never captured, and the plan names no inputs: call plan.apply(model, example_inputs)"
         )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     return capture(model, tuple(_example(shape, dtype, device) for shape, dtype in plan.inputs))
+
+
+def _is_current(gm: fx.GraphModule, model: nn.Module) -> bool:
+    """Whether no pass has rewritten the graph, and it still holds the model's own tensors."""
+    tensors = named_tensors(gm)
+    current = model.state_dict(keep_vars=True)
+    shared = (name in tensors and tensors[name].data_ptr() == tensor.data_ptr() for name, tensor in current.items())
+    rewritten = DENSE in state(gm) or isinstance(gm.graph._codegen, ReadableCodeGen)
+    return not rewritten and all(shared)
 
 
 def _example(shape: tuple[int, ...], dtype: str, device: torch.device) -> Tensor:

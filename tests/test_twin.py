@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fxprune.capture import capture
 from fxprune.coupling import analyze
 from fxprune.errors import PlanError
+from fxprune.passes.lift import Lift
 from fxprune.passes.shrink import shrink
 from fxprune.types import Plan
 from tests.networks import build, images, random_plan
@@ -127,3 +128,10 @@ def test_weights_that_changed_after_the_capture_are_taken() -> None:
     model.get_submodule("fc2").weight = nn.Parameter(torch.ones(3, 5))
     twin = plan.apply(model)
     assert torch.equal(twin.get_parameter("fc2.weight"), torch.ones_like(twin.get_parameter("fc2.weight")))
+
+
+def test_a_capture_that_was_lifted_in_place_is_traced_anew() -> None:
+    model = build("Plain")
+    plan = plan_for(model, images())
+    Lift()(capture(model, images()))
+    assert plan.apply(model)(images()).shape == (2, 3)

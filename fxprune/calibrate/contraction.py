@@ -19,7 +19,7 @@ _REGISTRY: dict[Any, type[Contraction]] = {}
 class Contraction(ABC):
     """A node that multiplies its input with a parameter, seen as y = x W + b on rows.
 
-    name: of the node. source: of the input's node. weight, bias: names of the parameters.
+    name: of the node. source: of the input's node. weight, bias: names of the parameters. kernel: extents.
     systems: how many independent maps there are, 1 but for grouped convolutions.
     output_axis: the axis of the node's value that its channels run along.
     """
@@ -27,12 +27,13 @@ class Contraction(ABC):
     output_axis: int
 
     def __init__(self, node: fx.Node) -> None:
-        arguments = _arguments(node)
+        arguments = arguments_of(node)
         self.name, self.source = node.name, _name(arguments["input"])
         self.weight = str(arguments["weight"].target)
-        bias = arguments.get("bias")
+        bias = arguments["bias"]
         self.bias = None if bias is None else str(bias.target)
-        self.systems = int(arguments.get("groups", 1))
+        self.systems = int(arguments.get("groups") or 1)
+        self.kernel = tuple(arguments["weight"].meta["val"].shape[2:])
         self.arguments = arguments
 
     @abstractmethod
@@ -80,7 +81,7 @@ def contractions(gm: fx.GraphModule) -> dict[str, Contraction]:
     found = [
         _REGISTRY[node.target](node)
         for node in gm.graph.nodes
-        if node.target in _REGISTRY and _is_parameter(_arguments(node)["weight"])
+        if node.target in _REGISTRY and _is_parameter(arguments_of(node)["weight"])
     ]
     uses: dict[str, int] = {}
     for node in gm.graph.nodes:
@@ -89,10 +90,11 @@ def contractions(gm: fx.GraphModule) -> dict[str, Contraction]:
     return {item.name: item for item in found if uses[item.weight] == 1}
 
 
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call by the names of the op's schema, defaults left out."""
-    named = dict(zip((argument.name for argument in node.target._schema.arguments), node.args))  # type: ignore[union-attr]
-    return {**named, **node.kwargs}
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call by the names of the op's schema, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((argument.name for argument in schema), node.args, strict=False))
+    return {**{argument.name: argument.default_value for argument in schema}, **given, **node.kwargs}
 
 
 def _name(value: Any) -> str:
@@ -138,7 +140,7 @@ class _Convolution(Contraction):
 
     def rows(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         spatial = x.ndim - 2
-        kernel = self.arguments["weight"].meta["val"].shape[2:]
+        kernel = self.kernel
         stride, dilation = self._each("stride", spatial), self._each("dilation", spatial)
         x = torch.nn.functional.pad(x, self._padding(kernel, dilation)).movedim(1, -1)
         image, *places = _unravel(index, (y.shape[0], *y.shape[2:]))
@@ -156,13 +158,13 @@ class _Convolution(Contraction):
         return y.movedim(1, -1)[(image, *places)]
 
     def _each(self, name: str, spatial: int) -> list[int]:
-        value = self.arguments.get(name, 1)
+        value = self.arguments[name]
         sizes = [value] if isinstance(value, int) else list(value)
         return sizes * spatial if len(sizes) == 1 else sizes
 
     def _padding(self, kernel: tuple[int, ...], dilation: list[int]) -> list[int]:
         """Zeros before and after each spatial axis, last axis first, as torch.nn.functional.pad takes them."""
-        padding = self.arguments.get("padding", 0)
+        padding = self.arguments["padding"]
         total = [step * (size - 1) for step, size in zip(dilation, kernel)]
         if padding == "valid":
             pairs = [(0, 0)] * len(kernel)

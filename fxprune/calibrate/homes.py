@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import fx
 
+from fxprune.calibrate.contraction import arguments_of
+
 Home = Literal["bias", "batch_norm"]
 BATCH_NORM = torch.ops.aten.batch_norm.default
 
@@ -14,8 +16,7 @@ BATCH_NORM = torch.ops.aten.batch_norm.default
 def bias_home(node: fx.Node) -> Home | None:
     """The home of a constant after the contraction `node`: its own bias, the running mean of the BatchNorm that alone
     reads it, or none. A tensor that other nodes read too is no home."""
-    arguments = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]
-    bias = {**arguments, **node.kwargs}.get("bias")
+    bias = arguments_of(node).get("bias")
     if isinstance(bias, fx.Node):
         return "bias" if _used_once(bias) else None
     norm = batch_norm_after(node)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import operator
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
-from torch.fx.graph import CodeGen, PythonCode
+from torch.fx.graph import CodeGen, PythonCode, _register_custom_builtin
 
 from fxprune.codegen.expressions import Expressions
 from fxprune.codegen.layout import WIDTH, laid_out
@@ -21,6 +22,9 @@ from fxprune.codegen.variables import Variables, module_paths, name_variables
 _WIDTH = WIDTH - 4  # the same lines stand in a class, too
 _PARAGRAPH = 24  # statements; a longer one is divided along the modules below
 
+# fx writes the imports of a pickled module by name, and cannot work out this one
+_register_custom_builtin("F", "import torch.nn.functional as F", F)
+
 
 class ReadableCodeGen(CodeGen):
     """Prints a graph of modules, functions and methods with few variables, reused as soon as their values are dead."""
@@ -28,7 +32,9 @@ class ReadableCodeGen(CodeGen):
     def _gen_python_code(self, nodes: Any, root_module: str, namespace: Any, **options: Any) -> PythonCode:
         ordered = list(nodes)
         lines, line_of = forward_lines(ordered)
-        names = {"torch": torch, "F": F, "Tensor": Tensor, "operator": operator, "math": math}
+        known = {"torch": torch, "F": F, "Tensor": Tensor, "operator": operator, "math": math}
+        used = set(re.findall(r"\w+", "\n".join(lines)))
+        names = {name: value for name, value in known.items() if name in used}
         position = {node: index for index, node in enumerate(ordered)}
         line_map: dict[int, int | None] = {line: position[node] for line, node in line_of.items()}
         return PythonCode("\n" + "\n".join(lines) + "\n", names, line_map, 2)

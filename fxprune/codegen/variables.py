@@ -109,13 +109,13 @@ def _parts(node: fx.Node) -> list[fx.Node | None]:
     return [by_position.get(position) for position in range(len(value))] if by_position else []
 
 
-def _read(node: fx.Node, statements: set[fx.Node], results: set[fx.Node]) -> Iterator[fx.Node]:
+def _read(node: fx.Node, variables: set[fx.Node]) -> Iterator[fx.Node]:
     """The variables that the statement of `node` reads, also through what is written in place."""
     for argument in node.all_input_nodes:
-        if argument in statements or argument in results:
+        if argument in variables:
             yield argument
         else:
-            yield from _read(argument, statements, results)
+            yield from _read(argument, variables)
 
 
 def _chains(
@@ -123,7 +123,8 @@ def _chains(
 ) -> tuple[list[Chain], dict[int, list[Chain]]]:
     """All chains with their names, and those that end at each statement."""
     results = {item for part in parts.values() for item in part if item is not None}
-    reads = [list(dict.fromkeys(_read(node, set(statements), results))) for node in statements]
+    variables = {*statements, *results}
+    reads = [list(dict.fromkeys(_read(node, variables))) for node in statements]
     last = {value: position for position, values in enumerate(reads) for value in values}
     chains: list[Chain] = []
     chain_of: dict[fx.Node, Chain] = {}
@@ -138,11 +139,12 @@ def _chains(
         for value in [] if node.op == "output" else made:
             origin = dying[0] if node in parts and dying else None
             chain = heir or Chain(position, position, origin=origin)
-            chains += [] if chain in chains else [chain]
+            if heir is None:
+                chains.append(chain)
             chain.nodes.append(value)
             chain.last = max(chain.last, last.get(value, position))
             chain_of[value] = chain
-    _name(chains, module_paths(statements))
+    _name(chains, module_paths([node for chain in chains for node in chain.nodes]))
     return chains, ends
 
 

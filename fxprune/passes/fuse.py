@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxprune.calibrate.contraction import arguments_of
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.errors import RewriteError, describe
@@ -54,8 +55,7 @@ def _home_tensor(node: fx.Node) -> tuple[str, int]:
     """The tensor that takes the constant up, and the sign with which it enters."""
     home = bias_home(node)
     if home == "bias":
-        arguments = dict(zip((a.name for a in node.target._schema.arguments), node.args, strict=False))  # type: ignore[union-attr]
-        return str({**arguments, **node.kwargs}["bias"].target), 1
+        return str(arguments_of(node)["bias"].target), 1
     if home == "batch_norm":
         norm = next(iter(node.users))
         mean = norm.args[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 import re
 from collections.abc import Mapping
@@ -72,7 +73,8 @@ class Lift(PassBase):
         called = [str(node.target) for node in graph.nodes if node.op == "call_module" and node.target in lifted]
         _shed_export(graph_module)
         install(graph_module, order, lifted, called)
-        graph.eliminate_dead_code()
+        for node in [node for node in graph.nodes if node.op == "get_attr" and not node.users]:
+            graph.erase_node(node)
         graph.set_codegen(ReadableCodeGen())
         graph_module.recompile()
         graph_module.eval()
@@ -122,9 +124,10 @@ def _lift_modules(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> dict[str, n
         found = _owning_candidate(node, tensors) or _free_candidate(node, tensors)
         if found is not None:
             calls.setdefault(found.path, []).append((node, found))
-    lifted = {}
+    lifted: dict[str, nn.Module] = {}
     for path, candidates in calls.items():
-        if len({repr(candidate.module) for _, candidate in candidates}) == 1:
+        inside = any(path.startswith(f"{other}.") for other in calls)  # a module of torch.nn holds no others
+        if not inside and len({repr(candidate.module) for _, candidate in candidates}) == 1:
             lifted[path] = candidates[0][1].module
             for node, candidate in candidates:
                 node.op, node.target = "call_module", path
@@ -213,16 +216,10 @@ def _merge_slices(graph: fx.Graph) -> None:
         if not _is_slicing(node):
             continue
         source, index = node.args
-        if _is_slicing(source) and len(source.users) == 1:
-            inner = source.args[1]
-            axes = max(len(inner), len(index))
-            pairs = [
-                (item[axis] if axis < len(item) else slice(None)) for axis in range(axes) for item in (inner, index)
-            ]
-            merged = [_one_of(*pairs[2 * axis : 2 * axis + 2]) for axis in range(axes)]
-            if None not in merged:
-                node.args = (source.args[0], tuple(merged))
-                graph.erase_node(source)
+        merged = _merged(source.args[1], index) if _is_slicing(source) and len(source.users) == 1 else None
+        if merged is not None:
+            node.args = (source.args[0], merged)
+            graph.erase_node(source)
         source, index = node.args
         if all(item == slice(None) for item in index):
             node.replace_all_uses_with(source)
@@ -236,11 +233,12 @@ def _is_slicing(node: Any) -> bool:
     return all(isinstance(item, slice) for item in node.args[1])
 
 
-def _one_of(first: slice, second: slice) -> slice | None:
-    """The slice that is not everything; None where both cut."""
-    if first == slice(None):
-        return second
-    return first if second == slice(None) else None
+def _merged(first: tuple[slice, ...], second: tuple[slice, ...]) -> tuple[slice, ...] | None:
+    """One subscript for two in a row; None where both cut the same dimension."""
+    pairs = list(itertools.zip_longest(first, second, fillvalue=slice(None)))
+    if any(slice(None) not in pair for pair in pairs):
+        return None
+    return tuple(one if other == slice(None) else other for one, other in pairs)
 
 
 def _shed_export(gm: fx.GraphModule) -> None:

@@ -35,7 +35,7 @@ class Tidy(PassBase):
         modified = _remove_assertions(graph)
         modified |= _remove_no_ops(graph)
         modified |= _merge_reads(graph)
-        modified |= graph.eliminate_dead_code()
+        modified |= graph.eliminate_dead_code(_has_effects)
         if modified:
             graph_module.recompile()
         return PassResult(graph_module, modified)
@@ -148,9 +148,19 @@ def _is_fresh(node: fx.Node) -> bool:
     return False
 
 
+def _has_effects(node: fx.Node) -> bool:
+    """Whether the call does more than give its result; fx does not know that `x.fill_(1)` does."""
+    return node.is_impure() or (node.op == "call_method" and str(node.target).endswith("_"))
+
+
 def _overwrites(graph: fx.Graph) -> bool:
     """Whether any call writes into a tensor that it was given."""
     owner = graph.owning_module
     modules = [owner.get_submodule(str(node.target)) for node in graph.nodes if node.op == "call_module" and owner]
     schemas = [node.target._schema for node in graph.nodes if isinstance(node.target, OpOverload)]
-    return any(getattr(module, "inplace", False) for module in modules) or any(item.is_mutable for item in schemas)
+    methods = [str(node.target) for node in graph.nodes if node.op == "call_method"]
+    return (
+        any(getattr(module, "inplace", False) for module in modules)
+        or any(schema.is_mutable for schema in schemas)
+        or any(name.endswith("_") for name in methods)
+    )

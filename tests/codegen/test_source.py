@@ -96,7 +96,7 @@ class Odd(nn.Module):
         self.first = nn.ModuleDict({"0": nn.Linear(3, 3), "x": nn.ReLU()})
         self.shared = self.first
         self.tied, self.unused = nn.Linear(3, 3), nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-        self.tied.weight = self.first.get_parameter("0.weight")  # type: ignore[assignment]
+        self.tied.weight = self.first.get_parameter("0.weight")
         self.first.get_parameter("0.bias").requires_grad_(False)
         self.register_buffer("shift", torch.tensor([1.0, float("inf"), -2.0]), persistent=False)
         self.register_buffer("table", torch.arange(3))

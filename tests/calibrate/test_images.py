@@ -1,0 +1,105 @@
+"""Calibration data in every form, cut into batches; and one clear line for what cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from fxprune.calibrate.images import Calibration, calibration_for
+from fxprune.capture import capture
+from fxprune.errors import CalibrationError
+from tests.networks import build, images
+
+
+@pytest.fixture
+def gm() -> fx.GraphModule:
+    return capture(build("Residual"), (images(),))
+
+
+def rows(calibration: Calibration) -> Tensor:
+    return torch.cat([batch[0] for batch in calibration.batches])
+
+
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "tensor": lambda x: x,
+    "list of tensors": lambda x: list(x.split(3)),
+    "generator": lambda x: (part for part in x.split(4)),
+    "labelled loader": lambda x: DataLoader(TensorDataset(x, torch.zeros(len(x))), batch_size=4),
+    "dicts": lambda x: [{"x": part, "label": 0} for part in x.split(5)],
+    "lists": lambda x: [[part, 1] for part in x.split(5)],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_gives_all_images(gm: fx.GraphModule, form: str) -> None:
+    x = images(10)
+    found = calibration_for(gm, FORMS[form](x), batch_size=4)
+    assert found.count == 10 and [len(batch[0]) for batch in found.batches] == [4, 4, 2]
+    order = rows(found).flatten(1)[:, 0].argsort()
+    torch.testing.assert_close(rows(found)[order], x[x.flatten(1)[:, 0].argsort()])
+
+
+def test_the_last_batches_are_held_out_and_the_order_is_seeded(gm: fx.GraphModule) -> None:
+    x = images(16)
+    one, again, other = (calibration_for(gm, x, batch_size=2, held_out=0.25, seed=seed) for seed in (1, 1, 2))
+    assert [one.is_held_out(index) for index in range(8)] == [False] * 6 + [True] * 2
+    assert torch.equal(rows(one), rows(again)) and not torch.equal(rows(one), rows(other))
+    assert calibration_for(gm, x, batch_size=16).held_out == 0
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.left(a) + self.right(b)
+
+
+def test_several_inputs_come_as_tuples_or_by_name() -> None:
+    gm = capture(Pair(), (torch.randn(2, 3), torch.randn(2, 2)))
+    a, b = torch.randn(6, 3), torch.randn(6, 2)
+    for data in ([(a, b)], [(a, b, torch.zeros(6))], [((a, b), torch.zeros(6))], [{"a": a, "b": b}]):
+        assert [tuple(part.shape) for part in calibration_for(gm, data).batches[0]] == [(6, 3), (6, 2)]
+    with pytest.raises(CalibrationError, match=r"lacks the inputs \['b'\]"):
+        calibration_for(gm, [{"a": a}])
+    with pytest.raises(CalibrationError, match="holds 1 inputs; the model takes 2"):
+        calibration_for(gm, a)
+    with pytest.raises(CalibrationError, match="differ in batch size"):
+        calibration_for(gm, [(a, b[:3])])
+
+
+BAD: dict[str, tuple[Any, str]] = {
+    "empty list": ([], "no images"),
+    "empty tensor": (torch.zeros(0, 3, 8, 8), "no images"),
+    "nan": (torch.full((2, 3, 8, 8), torch.nan), "input `x` holds NaN or infinity"),
+    "infinity": (torch.full((2, 3, 8, 8), torch.inf), "input `x` holds NaN or infinity"),
+    "channels": (torch.zeros(2, 1, 8, 8), r"shape \(2, 1, 8, 8\) does not fit the model's \('\*', 3, 8, 8\)"),
+    "rank": (torch.zeros(3, 8, 8), r"shape \(3, 8, 8\) does not fit"),
+    "scalar": (torch.tensor(1.0), r"shape \(\) does not fit"),
+    "dtype": (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "dtype torch.uint8 is not the model's torch.float32"),
+    "text": (["an image"], "expected a tensor, found str"),
+    "number": (7, "must be a tensor or an iterable of batches, not int"),
+    "one dict": ({"x": torch.zeros(2, 3, 8, 8)}, "must be a tensor or an iterable of batches, not dict"),
+    "empty tuple": ([()], "is an empty tuple"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_used_is_said_in_one_line(gm: fx.GraphModule, name: str) -> None:
+    data, message = BAD[name]
+    with pytest.raises(CalibrationError, match=message) as raised:
+        calibration_for(gm, data)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_fixed_batch_size_is_kept() -> None:
+    gm = capture(build("Residual"), (images(4),), dynamic_shapes={"x": None})
+    assert [len(batch[0]) for batch in calibration_for(gm, images(10)).batches] == [4, 4]
+    with pytest.raises(CalibrationError, match="bakes a batch of 4 in, but calibration holds 3 images"):
+        calibration_for(gm, images(3))
