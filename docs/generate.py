@@ -1,4 +1,4 @@
-"""Keep the generated parts of docs/passes/ in step with the code: `python docs/generate.py`.
+"""Keep the generated parts of docs/passes/ and of the README in step with the code: `python docs/generate.py`.
 
 Each pass has a page. What stands between the markers comes from the pass's docstring and fields; the rest of a page is
 written by hand and left alone.
@@ -6,10 +6,14 @@ written by hand and left alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import io
+import os
 import pkgutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,9 @@ from torch.fx.passes.infra.pass_base import PassBase
 import fxprune.passes
 
 PAGES = Path(__file__).with_name("passes")
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+EXAMPLE = "<!-- example:begin -->\n```python\n"
 BEGIN, END = "<!-- generated:begin -->", "<!-- generated:end -->"
 
 
@@ -40,6 +47,20 @@ def pages() -> dict[Path, str]:
     index = "\n".join(["| pass | what it does |", "|---|---|", *rows])
     bodies[PAGES / "index.md"] = ("# Passes", index)
     return {path: _updated(path, title, body) for path, (title, body) in bodies.items()}
+
+
+def readme() -> str:
+    """The README with the output of its example as it is now."""
+    before, _, rest = README.read_text().partition(EXAMPLE)
+    example, _, after = rest.partition("```\n```text\n")
+    printed, here = io.StringIO(), Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
+        os.chdir(folder)
+        try:
+            exec(compile(example, "README.md", "exec"), {})
+        finally:
+            os.chdir(here)
+    return f"{before}{EXAMPLE}{example}```\n```text\n{printed.getvalue().strip().replace(f'{ROOT}/', '')}\n{after[after.index('```') :]}"
 
 
 def _updated(path: Path, title: str, body: str) -> str:
@@ -75,7 +96,7 @@ def _default(field: dataclasses.Field[Any]) -> str:
 def main() -> None:
     """Write what has changed."""
     PAGES.mkdir(exist_ok=True)
-    for path, text in pages().items():
+    for path, text in {**pages(), README: readme()}.items():
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
             print(f"wrote {path}")

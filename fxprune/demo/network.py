@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+WEIGHTS = Path(__file__).with_name("digits.safetensors")
 
 
 class BasicBlock(nn.Module):
@@ -42,3 +47,10 @@ class DigitNet(nn.Module):
         x = self.blocks(F.relu(self.bn(self.stem(x))))
         logits: Tensor = self.classifier(x.mean((2, 3)))
         return logits
+
+
+def trained() -> DigitNet:
+    """The network with the weights that `fxprune.demo.train` made, in evaluation mode."""
+    model = DigitNet()
+    model.load_state_dict(load_file(WEIGHTS))
+    return model.eval()

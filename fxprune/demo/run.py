@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fxprune as fp
 from fxprune.demo.digits import load
-from fxprune.demo.network import DigitNet
-from fxprune.demo.train import WEIGHTS, accuracy
+from fxprune.demo.network import trained
+from fxprune.demo.train import accuracy
 from fxprune.passes.choose import Progress, silent
 from fxprune.report import Report
 
@@ -48,8 +47,7 @@ def run(out: Path, progress: Progress = silent) -> Outcome:
     Raises SpecError where scikit-learn is missing and OutputError where `out` cannot be written.
     """
     training, test = load()
-    model = DigitNet().eval()
-    model.load_state_dict(load_file(WEIGHTS))
+    model = trained()
     images = training.images[:CALIBRATION]
     result = fp.prune(model, images[:2], budget=fp.Budget(flops=FLOPS), calibration=images, progress=progress)
     shrunk = fp.shrink(fp.capture(model, images[:2]), result.plan)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fxprune.demo.digits import Digits, load
-from fxprune.demo.network import DigitNet
+from fxprune.demo.network import WEIGHTS, DigitNet
 
 EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 60, 50, 0.1, 5e-4
-WEIGHTS = Path(__file__).with_name("digits.safetensors")
 
 
 def shifted(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,14 +11,13 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import load_file
 from torch import nn
 
 from fxprune.cli import main
 from fxprune.demo.digits import Digits, load
-from fxprune.demo.network import DigitNet
+from fxprune.demo.network import WEIGHTS, trained
 from fxprune.demo.run import latencies
-from fxprune.demo.train import WEIGHTS, accuracy, shifted, train
+from fxprune.demo.train import accuracy, shifted, train
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +37,7 @@ def test_digits_are_split_without_overlap(digits: tuple[Digits, Digits]) -> None
 
 def test_the_weights_are_small_and_accurate(digits: tuple[Digits, Digits]) -> None:
     assert WEIGHTS.stat().st_size < 700_000
-    model = DigitNet().eval()
-    model.load_state_dict(load_file(WEIGHTS))
+    model = trained()
     assert accuracy(model, digits[1]) == pytest.approx(99.25, abs=0.2)
 
 
