@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fxprune.passes.fuse import Fuse
 from fxprune.passes.lift import Lift
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.reconstruct import Reconstruct
+from fxprune.passes.refine import Refine
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.tidy import Tidy
 from fxprune.passes.verify import VERIFICATION, Verify
@@ -93,23 +95,22 @@ def pipeline(
 ) -> tuple[PassBase, ...]:
     """The passes of a recipe, in order, for `prune` or any PassManager.
 
-    recipe: "fast" (second-order scores, greedy allocation, least squares) or "magnitude" (the weights alone, one ratio
-        for all groups, nothing corrected; needs no calibration).
+    recipe: "fast" (second-order scores, greedy allocation, least squares, a few epochs of refinement) or "magnitude"
+        (the weights alone, one ratio for all groups, nothing corrected; needs no calibration).
     """
     if recipe not in RECIPES:
         raise PlanError(f"recipe {recipe!r} is not known; there are: {', '.join(RECIPES)}")
 
-    def rebuilding(done: int, total: int) -> None:
-        progress("reconstruct", done, total)
-
     importance, allocation, corrects = RECIPES[recipe]
+    solving, training = (partial(progress, stage) for stage in ("reconstruct", "refine"))
+    corrections = (Reconstruct(seed=seed, progress=solving), Fuse(), Refine(seed=seed, progress=training))
     choose = Choose(budget, calibration, importance, allocation, multiple_of, freeze, max_ratio, seed, progress)
     return (
         choose,
         PinSizes(),
         Shrink(),
         *((Verify(seed),) if verify else ()),
-        *((Reconstruct(seed=seed, progress=rebuilding), Fuse()) if corrects else ()),
+        *(corrections if corrects else ()),
         Tidy(),
         Lift(),
     )

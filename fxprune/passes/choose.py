@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from torch import Tensor, fx
@@ -108,12 +109,7 @@ class Choose(PassBase):
         if calibration is None:
             return {group.name: score(group, tensors, ()) for group in coupling.groups}
 
-        def observing(done: int, total: int) -> None:
-            self.progress("observe", done, total)
-
-        def measuring(done: int, total: int) -> None:
-            self.progress("measure", done, total)
-
+        observing, measuring = (partial(self.progress, stage) for stage in ("observe", "measure"))
         observed = observe(gm, coupling, calibration, seed=self.seed, progress=observing)
         removals = {}
         for done, group in enumerate(coupling.groups):

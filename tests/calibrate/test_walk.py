@@ -1,0 +1,73 @@
+"""The walk: the same values whether kept in memory, in files or computed again, and nothing left behind."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxprune.calibrate import walk as module
+from fxprune.calibrate.contraction import contractions
+from fxprune.calibrate.evaluate import Evaluator
+from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.walk import Walk
+from fxprune.capture import capture
+from fxprune.coupling import analyze
+from fxprune.passes.shrink import shrink
+from tests.networks import NETWORKS, build, images, random_plan
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("growth", [0.0, 1e9], ids=["recomputed", "kept"])
+@pytest.mark.parametrize("memory", [0, 1 << 30], ids=["files", "memory"])
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_every_stage_sees_the_values_of_both_graphs(
+    name: str, memory: int, growth: float, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROWTH", growth)
+    gm = capture(build(name), (images(),))
+    small = shrink(gm, random_plan(analyze(gm), 0))
+    calibration = calibration_for(gm, images(6), batch_size=2)
+    with torch.no_grad(), Walk(gm, small, calibration, memory) as walk:
+        for item in contractions(small).values():
+            found = list(walk.stage(item.name, (item.name,), (item.source,)))
+            assert len(found) == 3
+            for (dense, pruned), (batch,) in zip(found, calibration.batches, strict=True):
+                torch.testing.assert_close(dense[item.name], Evaluator(gm)([item.name], {"x": batch})[item.name])
+                torch.testing.assert_close(pruned[item.source], Evaluator(small)([item.source], {"x": batch})[item.source])
+        if memory == 0 and growth > 1:
+            assert any(temporary.iterdir())
+    assert not any(temporary.iterdir())
+
+
+def test_files_go_when_the_walk_is_broken_off(temporary: Path) -> None:
+    gm = capture(build("Residual"), (images(),))
+    calibration = calibration_for(gm, images(6), batch_size=2)
+    names = list(contractions(gm))
+    with pytest.raises(KeyboardInterrupt), Walk(gm, gm, calibration, memory=0) as walk:
+        for name in names:
+            for _ in walk.stage(name, (name,), ()):
+                pass
+            if any(temporary.iterdir()):
+                raise KeyboardInterrupt
+    assert not any(temporary.iterdir())
+
+
+def test_a_changed_weight_is_seen_by_later_stages() -> None:
+    gm = capture(build("Plain"), (images(),))
+    small = shrink(gm, random_plan(analyze(gm), 0))
+    first, second, *_ = contractions(small).values()
+    calibration = calibration_for(gm, images(2))
+    with torch.no_grad(), Walk(gm, small, calibration) as walk:
+        list(walk.stage(first.name, (), (first.source,)))
+        walk.pruned.offsets[first.name] = torch.tensor(100.0)
+        ((_, pruned),) = walk.stage(second.name, (), (second.source,))
+    expected = Evaluator(small, {first.name: torch.tensor(100.0)})([second.source], {"x": calibration.batches[0][0]})
+    torch.testing.assert_close(pruned[second.source], expected[second.source])
