@@ -53,8 +53,8 @@ def allocate(
     }
     problem = _Problem(cost, ladders, removals, budget)
     problem.check_reachable()
-    widths = METHODS[method](problem)
-    return _fill(problem, widths)
+    descend, worth = METHODS[method]
+    return _fill(problem, descend(problem), worth)
 
 
 def frozen_groups(coupling: Coupling, freeze: Iterable[str]) -> set[str]:
@@ -182,23 +182,35 @@ def _saving(problem: _Problem, spent: Mapping[str, int], fewer: Mapping[str, int
     return sum((spent[k] - fewer[k]) / limit for k, limit in problem.limits.items() if spent[k] > limit)
 
 
-def _fill(problem: _Problem, widths: Widths) -> Widths:
-    """Take units back, the most useful for their cost first, until none fits any more."""
+def _fill(problem: _Problem, widths: Widths, worth: Worth) -> Widths:
+    """Take units back, the worthiest first, until none fits any more."""
     rungs = {name: problem.ladders[name].index(width) for name, width in widths.items()}
     while True:
-        spent = problem.cost.evaluate(problem.at(rungs))
-        choices = []
-        for name, rung in rungs.items():
-            if rung > 0:
-                more = {**rungs, name: rung - 1}
-                cost = problem.cost.evaluate(problem.at(more))
-                if all(cost[kind] <= limit for kind, limit in problem.limits.items()):
-                    gained = problem.errors[name][rung] - problem.errors[name][rung - 1]
-                    price = sum((cost[kind] - spent[kind]) / limit for kind, limit in problem.limits.items())
-                    choices.append((gained / max(price, 1e-12), name))
-        if not choices:
-            return problem.at(rungs)
-        rungs[max(choices)[1]] -= 1
+        widths = problem.at(rungs)
+        wider = {name: {**widths, name: problem.ladders[name][rung - 1]} for name, rung in rungs.items() if rung > 0}
+        fitting = [name for name, more in wider.items() if problem.fits(more)]
+        if not fitting:
+            return widths
+        rungs[max(fitting, key=lambda name: worth(problem, widths, name))] -= 1
 
 
-METHODS: dict[str, Callable[[_Problem], Widths]] = {"uniform": _uniform, "greedy": _greedy}
+def _relief(problem: _Problem, widths: Widths, name: str) -> float:
+    """The error that the next unit of a group takes away, for what it costs."""
+    ladder, errors = problem.ladders[name], problem.errors[name]
+    rung = ladder.index(widths[name])
+    spent, more = (problem.cost.evaluate({**widths, name: ladder[at]}) for at in (rung, rung - 1))
+    price = sum((more[kind] - spent[kind]) / limit for kind, limit in problem.limits.items())
+    return (errors[rung] - errors[rung - 1]) / max(price, 1e-12)
+
+
+def _shortness(problem: _Problem, widths: Widths, name: str) -> float:
+    """The share of a group that is gone."""
+    return 1 - widths[name] / problem.ladders[name][0]
+
+
+Worth = Callable[[_Problem, Widths, str], float]
+
+METHODS: dict[str, tuple[Callable[[_Problem], Widths], Worth]] = {
+    "uniform": (_uniform, _shortness),
+    "greedy": (_greedy, _relief),
+}

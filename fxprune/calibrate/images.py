@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from fxprune.calibrate.gather import gathered
 from fxprune.errors import CalibrationError
 
 Batch = tuple[Tensor, ...]  # one tensor for each placeholder of the graph
@@ -18,17 +19,21 @@ Batch = tuple[Tensor, ...]  # one tensor for each placeholder of the graph
 class Calibration:
     """Batches of graph inputs, as many images in each as fit a pass through the network.
 
-    batches: one tensor for each placeholder of the graph.
+    batches: one tensor for each placeholder of the graph, made when asked for.
     held_out: how many of the batches, taken from the end, serve only to judge corrections.
     """
 
-    batches: tuple[Batch, ...]
+    batches: Sequence[Batch]
     held_out: int = 0
 
     @property
     def count(self) -> int:
         """Number of images."""
         return sum(len(batch[0]) for batch in self.batches)
+
+    def batch_bytes(self) -> int:
+        """Bytes of the first batch, which is as large as any."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.batches[0])
 
     def is_held_out(self, index: int) -> bool:
         """Whether the batch at `index` is kept apart for judging."""
@@ -48,7 +53,7 @@ def calibration_for(
     Raises CalibrationError when the data is empty, holds NaN or infinity, or does not fit the graph.
     """
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    columns = [torch.cat(parts) for parts in zip(*_checked(inputs, data), strict=True)]
+    columns = gathered(_checked(inputs, data))
     if not columns or len(columns[0]) == 0:
         raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
     size = _static_batch(inputs) or batch_size
@@ -56,9 +61,23 @@ def calibration_for(
     if count == 0:
         raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    batches = tuple(tuple(column[part] for column in columns) for part in order.split(size))
+    batches = _Batches(columns, order.split(size))
     kept_apart = round(held_out * len(batches))
     return Calibration(batches, kept_apart if len(batches) > 1 else 0)
+
+
+@dataclass(frozen=True)
+class _Batches(Sequence[Batch]):
+    """Rows of the columns, put together when a batch is asked for."""
+
+    columns: Sequence[Tensor]
+    parts: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: Any) -> Any:
+        return tuple(column[self.parts[index]] for column in self.columns)
 
 
 def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:

@@ -155,8 +155,11 @@ def _squared(value: Any, target: Any) -> float:
 
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:
     """The first images in pieces of at most `chunk`."""
-    columns = [torch.cat(parts)[:images] for parts in zip(*calibration.batches, strict=True)]
-    yield from zip(*(column.split(chunk) for column in columns), strict=True)
+    for batch in calibration.batches:
+        yield from zip(*(column[:images].split(chunk) for column in batch), strict=True)
+        images -= len(batch[0])
+        if images <= 0:
+            return
 
 
 def _scaled(removal: Removal, found: Mapping[int, float]) -> Removal:

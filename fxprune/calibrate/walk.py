@@ -34,9 +34,7 @@ class Walk:
     ) -> None:
         self.dense, self.pruned = Evaluator(dense), Evaluator(pruned)
         self._calibration, self._memory = calibration, memory
-        self._kept: list[_Kept] = [
-            _Kept(to_device(dense, batch), to_device(pruned, batch)) for batch in calibration.batches
-        ]
+        self._kept: list[_Kept | None] = [None] * len(calibration.batches)  # None: no stage has been visited
         self._folder: Path | None = None
 
     def __enter__(self) -> Walk:
@@ -58,30 +56,40 @@ class Walk:
         ahead_pruned = self.pruned.alive_at(at, inclusive=False)
         advance: bool | None = None
         for index, kept in enumerate(self._kept):
-            have_dense, have_pruned = kept.load()
+            have_dense, have_pruned = self._load(index)
             values_dense = self.dense([*dense, *(ahead_dense if advance is not False else ())], have_dense)
             values_pruned = self.pruned([*pruned, *(ahead_pruned if advance is not False else ())], have_pruned)
             yield values_dense, values_pruned
             new_dense = {name: values_dense[name] for name in ahead_dense if advance is not False}
             new_pruned = {name: values_pruned[name] for name in ahead_pruned if advance is not False}
             if advance is None:
-                advance = self._worth_keeping(_bytes((new_dense, new_pruned)), kept.size)
+                before = self._calibration.batch_bytes() if kept is None else kept.size
+                advance = self._worth_keeping(_bytes((new_dense, new_pruned)), before)
             if advance:
-                kept.discard()
+                if kept is not None:
+                    kept.discard()
                 self._kept[index] = self._keep(index, new_dense, new_pruned)
 
     def outputs(self, names: Sequence[str]) -> Iterator[tuple[Values, Values]]:
         """For each batch, the values of these nodes in both graphs."""
-        for kept in self._kept:
-            have_dense, have_pruned = kept.load()
+        for index in range(len(self._kept)):
+            have_dense, have_pruned = self._load(index)
             yield self.dense(names, have_dense), self.pruned(names, have_pruned)
+
+    def _load(self, index: int) -> tuple[Values, Values]:
+        """The values that are kept of a batch; at first, the batch itself."""
+        kept = self._kept[index]
+        if kept is not None:
+            return kept.load()
+        batch = self._calibration.batches[index]
+        return to_device(self.dense.gm, batch), to_device(self.pruned.gm, batch)
 
     def _worth_keeping(self, size: int, before: int) -> bool:
         """Whether to keep values of `size` bytes a batch, now that `before` are kept, or to compute them again."""
         return size * len(self._kept) <= self._memory or size <= GROWTH * before
 
     def _keep(self, index: int, dense: Values, pruned: Values) -> _Kept:
-        room = self._memory - sum(kept.size for kept in self._kept if kept.path is None)
+        room = self._memory - sum(kept.size for kept in self._kept if kept is not None and kept.path is None)
         kept = _Kept(dense, pruned)
         if kept.size > room:
             if self._folder is None:
@@ -102,7 +110,7 @@ class _Kept:
         if self.path is None:
             assert self._values is not None
             return self._values
-        values: tuple[Values, Values] = torch.load(self.path, weights_only=False, mmap=True)
+        values: tuple[Values, Values] = torch.load(self.path, weights_only=True, mmap=True)
         return values
 
     def spill(self, path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Observations: covariances and sensitivities against brute force, the units behind each input, measured curves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fxprune.calibrate.contraction import contractions
+from fxprune.calibrate.evaluate import attribute
+from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.measure import measured
+from fxprune.calibrate.observe import column_units, observe, systems_of
+from fxprune.capture import capture
+from fxprune.coupling import analyze
+from fxprune.importance import IMPORTANCES
+from tests.networks import NETWORKS, build, images
+
+
+class Two(nn.Module):
+    """Two layers, so that every derivative can be written down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x)))
+
+
+def test_covariance_and_sensitivity_are_those_of_the_formulas() -> None:
+    model = Two().double()
+    x = torch.randn(200, 5, dtype=torch.float64)
+    gm = capture(model, (x[:2],))
+    calibration = calibration_for(gm, x, batch_size=50)
+    seen = observe(gm, analyze(gm), calibration)["second.weight"]
+    hidden = F.relu(model.first(x))
+    torch.testing.assert_close(seen.covariance[0], torch.cov(hidden.mT, correction=0))
+    torch.testing.assert_close(seen.mean[0], hidden.mean(0))
+    torch.testing.assert_close(seen.weights[0], model.second.weight.mT)
+    y = model(x)
+    spread = (y - y.mean(1, keepdim=True)).square().sum(1).mean()
+    # the gradient of a signed sum of the outputs is the signs: their products are 1 on the diagonal, 0 on average beside it
+    torch.testing.assert_close(seen.sensitivity[0].diagonal().mean(), 1 / spread, rtol=0.1, atol=0)
+
+
+def test_a_contraction_without_a_home_for_a_bias_is_seen_about_zero() -> None:
+    model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3, bias=False)).double()
+    x = torch.randn(64, 5, dtype=torch.float64) + 3
+    gm = capture(model, (x[:2],))
+    seen = observe(gm, analyze(gm), calibration_for(gm, x))["1.weight"]
+    hidden = model[0](x)
+    torch.testing.assert_close(seen.covariance[0], hidden.mT @ hidden / 64)
+    assert not seen.mean.any()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_input_has_the_unit_that_its_slices_name(name: str) -> None:
+    gm = capture(build(name), (images(),))
+    coupling = analyze(gm)
+    for item in contractions(gm).values():
+        weight = attribute(gm, item.weight)
+        for group in coupling.groups:
+            found = column_units(item, coupling, group, weight)
+            expected = torch.full_like(found, -1)
+            for unit in range(group.width):
+                for part in group.slices(unit):
+                    if part.param == item.weight and part.role == "consumes":
+                        marked = torch.zeros_like(weight)
+                        index = [range(n) if i is None else i for i, n in zip(part.index, weight.shape, strict=True)]
+                        marked[torch.meshgrid(*map(torch.tensor, index), indexing="ij")] = 1
+                        expected[item.matrix(marked).any(2)] = unit
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"Tied"}))
+def test_measured_errors_are_numbers_that_never_fall_and_repeat(name: str) -> None:
+    gm = capture(build(name), (images(),))
+    coupling = analyze(gm)
+    calibration = calibration_for(gm, images(24), batch_size=8)
+    tensors = dict(gm.named_parameters()) | dict(gm.named_buffers())
+
+    def curves() -> dict[str, tuple[float, ...]]:
+        seen = observe(gm, coupling, calibration, seed=3)
+        removals = {
+            group.name: IMPORTANCES["second_order"](group, tensors, systems_of(group, coupling, seen, gm))
+            for group in coupling.groups
+        }
+        found = measured(gm, coupling, removals, seen, calibration, images=16)
+        assert all(found[key].order == removal.order for key, removal in removals.items())
+        return {key: removal.errors for key, removal in found.items()}
+
+    once = curves()
+    assert once == curves()
+    for errors in once.values():
+        assert errors[0] == 0 and list(errors) == sorted(errors) and errors[-1] < float("inf")
+
+
+def test_the_measured_error_is_that_of_the_network_cut_by_hand() -> None:
+    model = Two().double()
+    x = torch.randn(128, 5, dtype=torch.float64)
+    gm = capture(model, (x[:2],))
+    coupling = analyze(gm)
+    calibration = calibration_for(gm, x)
+    seen = observe(gm, coupling, calibration)
+    (group,) = coupling.groups
+    removal = IMPORTANCES["second_order"](group, {}, systems_of(group, coupling, seen, gm))
+    found = measured(gm, coupling, {group.name: removal}, seen, calibration, shares=(0.5,))[group.name]
+    hidden = F.relu(model.first(x)).detach()
+    stays = sorted(removal.order[2:])
+    design = torch.cat([hidden[:, stays], torch.ones(128, 1).double()], 1)
+    y = model(x).detach()
+    fitted = design @ torch.linalg.lstsq(design, y).solution
+    spread = (y - y.mean(1, keepdim=True)).square().sum()
+    assert found.errors[2] == pytest.approx(float((y - fitted).square().sum() / spread), rel=0.05)
