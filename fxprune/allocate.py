@@ -33,7 +33,7 @@ def allocate(
     freeze: Iterable[str] = (),
     max_ratio: float = MAX_RATIO,
 ) -> Widths:
-    """A width for each group: the budget is met, and missed by less than the cheapest step that could still be kept.
+    """A width for each group: the budget is met, and missed by less than the cheapest step that could be kept.
 
     removals: for each group, the error after each round of removal.
     method: "greedy" (least error for the cost that is saved) or "uniform" (one ratio for all groups).
@@ -58,7 +58,10 @@ def allocate(
 
 
 def frozen_groups(coupling: Coupling, freeze: Iterable[str]) -> set[str]:
-    """The groups that a name or glob of a parameter, module or group freezes. Raises PlanError where one matches none."""
+    """The groups that a name or glob of a parameter, module or group freezes.
+
+    Raises PlanError for one that matches nothing.
+    """
     frozen: set[str] = set()
     patterns = [freeze] if isinstance(freeze, str) else list(freeze)
     for pattern in patterns:

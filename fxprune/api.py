@@ -28,7 +28,7 @@ from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.refine import Refine
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.tidy import Tidy
-from fxprune.passes.verify import VERIFICATION, Verify
+from fxprune.passes.verify import VERIFICATION, Verify, confirm
 from fxprune.report import GroupChange, LayerError, Report
 from fxprune.types import Budget, Coupling, Plan
 
@@ -145,7 +145,7 @@ def prune(
     budget: a share of the original, or absolute numbers; met, never overshot.
     calibration: a tensor, a DataLoader, or any iterable of tensors, tuples (first item = input) or dicts; unlabelled.
     recipe: the pipeline of passes, see `pipeline`.
-    verify: compare the shrunk network with the oracle, in float64, before it is reconstructed.
+    verify: compare, in float64, the shrunk network with the oracle and the lifted one with its graph.
     multiple_of: kept widths are multiples of this where a group shrinks.
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go.
@@ -174,9 +174,11 @@ def prune(
     )
     for done, step in enumerate(passes):
         started = time.perf_counter()
+        unlifted = clone(gm) if verify and isinstance(step, Lift) else None
         step(gm)
-        name = type(step).__name__
-        seconds[name.lower()] = time.perf_counter() - started
+        if unlifted is not None:
+            confirm(unlifted, gm)
+        seconds[type(step).__module__.rpartition(".")[2]] = time.perf_counter() - started
         report_to("passes", done + 1, len(passes))
     info = capture_info(captured)
     report = _report(model, gm, budget, recipe, seed, seconds)

@@ -31,7 +31,7 @@ def importance(name: str) -> Callable[[Importance], Importance]:
 
 
 @importance("magnitude")
-def magnitude(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System] = ()) -> Removal:
+def magnitude(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System]) -> Removal:
     """Norms of all that leaves with a unit, each relative to its mean over the units of its parameter.
 
     I(k) = sum over parameters of |W[k]| / mean_k |W[k]|, over matrices and kernels, both made and read; over vectors
@@ -46,14 +46,14 @@ def magnitude(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Seque
 
 
 @importance("second_order")
-def second_order(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System] = ()) -> Removal:
+def second_order(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System]) -> Removal:
     """What the maps that read the group lose when a unit leaves and their other inputs make up for it, greedily.
 
     The error is that of the network's outputs relative to their variance, to second order. A group that no known map
     reads goes by magnitude.
     """
     if not systems:
-        return magnitude(group, tensors)
+        return magnitude(group, tensors, ())
     return greedy_removal(systems, group.width, group.blocks)
 
 

@@ -24,7 +24,7 @@ def problem(name: str) -> tuple[fx.GraphModule, Coupling, dict[str, Removal]]:
     gm = GRAPHS.setdefault(name, capture(build(name), (images(),)))
     coupling = analyze(gm)
     tensors = dict(gm.named_parameters()) | dict(gm.named_buffers())
-    return gm, coupling, {group.name: magnitude(group, tensors) for group in coupling.groups}
+    return gm, coupling, {group.name: magnitude(group, tensors, ()) for group in coupling.groups}
 
 
 @settings(max_examples=40, deadline=None)

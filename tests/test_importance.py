@@ -19,7 +19,7 @@ def test_magnitude_is_the_formula() -> None:
     group = analyze(gm).by_name["fc1.weight"]
     rows, columns = model.fc1.weight.norm(dim=1), model.fc2.weight.norm(dim=0)  # type: ignore[union-attr, operator, arg-type]
     scores = rows / rows.mean() + columns / columns.mean()
-    removal = magnitude(group, dict(gm.named_parameters()))
+    removal = magnitude(group, dict(gm.named_parameters()), ())
     assert removal.order == tuple(scores.argsort().tolist())
     squares = scores.sort().values.square()
     assert removal.errors == pytest.approx([0, *(squares.cumsum(0) / squares.sum()).tolist()], rel=1e-5)
@@ -47,7 +47,7 @@ def test_second_order_goes_by_the_maps_and_falls_back_to_magnitude() -> None:
     covariance = torch.diag(torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0]))
     maps = [System(covariance, torch.ones(5, 2), torch.arange(5))]
     assert second_order(group, tensors, maps).order == (1, 3, 4, 2, 0)
-    assert second_order(group, tensors, ()) == magnitude(group, tensors)
+    assert second_order(group, tensors, ()) == magnitude(group, tensors, ())
 
 
 def test_an_importance_is_added_by_a_decorator(monkeypatch: pytest.MonkeyPatch) -> None:

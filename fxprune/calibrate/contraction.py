@@ -165,7 +165,7 @@ class _Convolution(Contraction):
     def _padding(self, kernel: tuple[int, ...], dilation: list[int]) -> list[int]:
         """Zeros before and after each spatial axis, last axis first, as torch.nn.functional.pad takes them."""
         padding = self.arguments["padding"]
-        total = [step * (size - 1) for step, size in zip(dilation, kernel)]
+        total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
         if padding == "valid":
             pairs = [(0, 0)] * len(kernel)
         elif padding == "same":

@@ -37,7 +37,7 @@ class Evaluator:
     def __call__(self, wanted: Iterable[str], given: Mapping[str, Any]) -> Values:
         """The values of the nodes `wanted`, given those of others. Raises KeyError where an input is missing."""
         targets = frozenset(wanted)
-        values = {name: value for name, value in given.items()}
+        values = dict(given)
         for node, expired in self._schedule(targets, frozenset(given)):
             values[node.name] = self.run(node, values)
             for name in expired:

@@ -117,8 +117,9 @@ def _check(node: fx.Node, tensor: Any, number: int) -> None:
     if not isinstance(tensor, Tensor):
         raise CalibrationError(f"{where}: expected a tensor, found {type(tensor).__name__}")
     expected = node.meta["val"]
-    static = [(have, want) for have, want in zip(tensor.shape[1:], expected.shape[1:]) if isinstance(want, int)]
-    if tensor.ndim != expected.ndim or any(have != want for have, want in static):
+    if tensor.ndim != expected.ndim or any(
+        isinstance(want, int) and have != want for have, want in zip(tensor.shape[1:], expected.shape[1:], strict=True)
+    ):
         shape = tuple(size if isinstance(size, int) else "*" for size in ("*", *expected.shape[1:]))
         raise CalibrationError(f"{where}: shape {tuple(tensor.shape)} does not fit the model's {shape}")
     if tensor.dtype != expected.dtype:

@@ -103,7 +103,7 @@ def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Te
     """The weight of a reader without its inputs `lost`, and the constant that makes up for their mean."""
     parts = [
         compensated(covariance, weights, ~gone, RHO) if bool(gone.any()) else weights
-        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost.to(seen.covariance.device))
+        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost.to(seen.covariance.device), strict=True)
     ]
     matrix = torch.stack(parts)
     like = attribute(gm, item.weight)
@@ -164,7 +164,8 @@ def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[T
 
 def _scaled(removal: Removal, found: Mapping[int, float]) -> Removal:
     """The errors of a removal, drawn through the measured ones; they never fall."""
-    cuts = [(rounds, error / removal.errors[rounds]) for rounds, error in sorted(found.items()) if removal.errors[rounds] > 0]
+    foretold = removal.errors
+    cuts = [(rounds, error / foretold[rounds]) for rounds, error in sorted(found.items()) if foretold[rounds] > 0]
     if not cuts:
         return removal
     errors = [0.0]

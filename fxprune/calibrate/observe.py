@@ -43,6 +43,7 @@ def observe(
     calibration: Calibration,
     *,
     rows_per_image: int = 32,
+    gradient_images: int = 256,
     seed: int = 0,
     memory: int = 1 << 30,
     progress: Progress | None = None,
@@ -50,6 +51,7 @@ def observe(
     """Second moments and sensitivities of every contraction that reads a group, by the name of its weight.
 
     rows_per_image: at most so many output positions of an image serve as rows, drawn with `seed`.
+    gradient_images: how many images serve for the sensitivities, which cost a backward pass.
     memory: bytes that the activations of one pass may take; batches are cut to fit.
     progress: called with (batches done, batches).
     """
@@ -58,20 +60,23 @@ def observe(
     generator = torch.Generator().manual_seed(seed)
     evaluator = Evaluator(gm)
     chunk = max(1, memory // max(1, bytes_per_image(gm)))
+    seen = 0
     for done, batch in enumerate(calibration.batches):
         for part in zip(*(tensor.split(chunk) for tensor in batch), strict=True):
-            inputs = to_device(gm, part)
-            sources, values, gradients = _sensitivities(evaluator, readers, inputs, generator)
+            values, gradients = _values(evaluator, readers, to_device(gm, part), seen < gradient_images, generator)
+            seen += len(part[0])
             for item in readers:
-                tallies[item.name].add(
-                    sources[item.source], values[item.name], gradients[item.name], rows_per_image * len(part[0]), generator
-                )
+                y = values[item.name]
+                index = sample(item.positions(y), rows_per_image * len(y), generator).to(y.device)
+                tallies[item.name].add(values[item.source], y, gradients.get(item.name), index)
         if progress is not None:
             progress(done + 1, len(calibration.batches))
     return {item.weight: tallies[item.name].observed() for item in readers}
 
 
-def systems_of(group: ChannelGroup, coupling: Coupling, observed: Mapping[str, Observed], gm: fx.GraphModule) -> list[System]:
+def systems_of(
+    group: ChannelGroup, coupling: Coupling, observed: Mapping[str, Observed], gm: fx.GraphModule
+) -> list[System]:
     """The maps that read `group`, in the terms of closed_form: one for each contraction and each of its systems."""
     by_weight = {item.weight: item for item in contractions(gm).values()}
     result = []
@@ -79,7 +84,9 @@ def systems_of(group: ChannelGroup, coupling: Coupling, observed: Mapping[str, O
         if name in observed:
             units = column_units(by_weight[name], coupling, group, attribute(gm, name))
             seen = observed[name]
-            for covariance, weights, sensitivity, ids in zip(seen.covariance, seen.weights, seen.sensitivity, units):
+            for covariance, weights, sensitivity, ids in zip(
+                seen.covariance, seen.weights, seen.sensitivity, units, strict=True
+            ):
                 if bool((ids >= 0).any()):
                     result.append(System(covariance, weights @ _root(sensitivity), ids))
     return result
@@ -108,14 +115,12 @@ class _Tally:
         node = next(node for node in gm.graph.nodes if node.name == item.name)
         self.centred = bias_home(node) is not None
 
-    def add(self, x: Tensor, y: Tensor, gradient: Tensor | None, rows: int, generator: torch.Generator) -> None:
-        total = self.item.positions(y)
-        index = sample(total, rows, generator).to(y.device)
+    def add(self, x: Tensor, y: Tensor, gradient: Tensor | None, index: Tensor) -> None:
         self.moments.add(self.item.rows(x, y, index))
-        self.images += len(y)
         if gradient is not None:
-            g = self.item.targets(gradient, torch.arange(total, device=y.device))
+            g = self.item.targets(gradient, torch.arange(self.item.positions(y), device=y.device))
             self.sensitivity += (g.mT @ g).double()
+            self.images += len(y)
 
     def observed(self) -> Observed:
         covariance = self.moments.second(self.centred)[0]
@@ -123,22 +128,26 @@ class _Tally:
         return Observed(covariance, mean, self.weights, self.sensitivity / max(1, self.images))
 
 
-def _sensitivities(
-    evaluator: Evaluator, readers: list[Contraction], inputs: dict[str, Any], generator: torch.Generator
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor | None]]:
-    """Inputs and outputs of the contractions, and the gradient of a random projection of the network's outputs."""
+def _values(
+    evaluator: Evaluator,
+    readers: list[Contraction],
+    inputs: dict[str, Any],
+    with_gradients: bool,
+    generator: torch.Generator,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Inputs and outputs of the contractions, and the gradients of a random projection of the network's outputs."""
     names = [item.name for item in readers]
     outputs = outputs_of(evaluator.gm)
-    with torch.enable_grad():
-        leaves = {n: t.detach().requires_grad_(t.is_floating_point()) for n, t in inputs.items()}
-        values = evaluator([*names, *(item.source for item in readers), *outputs], leaves)
+    with torch.set_grad_enabled(with_gradients):
+        if with_gradients:
+            inputs = {name: t.detach().requires_grad_(t.is_floating_point()) for name, t in inputs.items()}
+        values = evaluator([*names, *(item.source for item in readers), *outputs], inputs)
         projection = sum((_projection(values[name], generator) for name in outputs), torch.zeros(()))
-        wanted = [values[name] for name in names]
-        gradients: Any = [None] * len(names)
+        found: list[Tensor | None] = [None] * len(names)
         if projection.requires_grad:
-            gradients = torch.autograd.grad(projection, wanted, allow_unused=True)
-    detached = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
-    return detached, detached, dict(zip(names, gradients, strict=True))
+            found = list(torch.autograd.grad(projection, [values[name] for name in names], allow_unused=True))
+    gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
+    return {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}, gradients
 
 
 def _projection(output: Any, generator: torch.Generator) -> Tensor:
@@ -177,4 +186,5 @@ def _root(matrix: Tensor) -> Tensor:
     if not bool(matrix.any()):
         return torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     values, vectors = torch.linalg.eigh(matrix)
-    return vectors * values.clamp_min(0).sqrt()
+    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    return root

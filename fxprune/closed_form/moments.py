@@ -43,7 +43,8 @@ class Moments:
 
     def merged(self, other: Moments) -> Moments:
         """The moments of the rows of both."""
-        result = Moments(*self._xy.shape, device=self._xy.device)
+        systems, inputs, outputs = self._xy.shape
+        result = Moments(systems, inputs, outputs, self._xy.device)
         result._shift_x, result._shift_y = self._shift_x, self._shift_y
         for part in (self, other):
             result._take_in(part)

@@ -35,13 +35,14 @@ def damping(xx: Tensor, rho: float) -> Tensor:
 
 
 def solve_positive(system: Tensor, right: Tensor) -> Tensor:
-    """Solve symmetric positive systems [.., n, n] for [.., n, m]; eigenvalues lost to rounding are lifted, never NaN."""
+    """Solve symmetric positive systems [.., n, n] for [.., n, m]; what rounding makes singular is lifted, never NaN."""
     factor, info = torch.linalg.cholesky_ex(system)
     if not info.any():
         return torch.cholesky_solve(right, factor)
     values, vectors = torch.linalg.eigh(system)
     floor = values.amax(-1, keepdim=True).clamp_min(1e-30) * 1e-12
-    return vectors @ ((vectors.mT @ right) / values.clamp_min(floor).unsqueeze(-1))
+    solution: Tensor = vectors @ ((vectors.mT @ right) / values.clamp_min(floor).unsqueeze(-1))
+    return solution
 
 
 def squared_error(moments: Moments, weights: Tensor, bias: Tensor) -> Tensor:

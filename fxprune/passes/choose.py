@@ -19,7 +19,7 @@ from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
-from fxprune.errors import CalibrationError, PlanError
+from fxprune.errors import BudgetError, CalibrationError, PlanError
 from fxprune.importance import IMPORTANCES
 from fxprune.passes.base import COUPLING, PLAN, state
 from fxprune.select import select
@@ -99,7 +99,11 @@ class Choose(PassBase):
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """The plan is possible, and fits."""
         found = state(graph_module)
-        check_plan(found[COUPLING], found[PLAN])
+        plan = check_plan(found[COUPLING], found[PLAN])
+        spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()})
+        for kind, limit in self.budget.absolute(found[COST].evaluate()).items():
+            if spent[kind] > limit:
+                raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
 
     def _removals(
         self, gm: fx.GraphModule, coupling: Coupling, calibration: Calibration | None

@@ -98,7 +98,8 @@ class Reconstruct(PassBase):
         bias = prior.new_zeros(prior.shape[0], prior.shape[2])
         if item.bias is not None:
             bias = attribute(gm, item.bias).reshape(bias.shape)
-        fit, judge = (Moments(*prior.shape, device=weight.device) for _ in range(2))
+        systems, inputs, outputs = prior.shape
+        fit, judge = (Moments(systems, inputs, outputs, weight.device) for _ in range(2))
         for index, (dense, pruned) in enumerate(walk.stage(item.name, target.dense, target.pruned)):
             value = dense[item.name]
             rows = sample(item.positions(value), self.rows_per_image * len(value), generator).to(weight.device)

@@ -21,7 +21,6 @@ from fxprune.passes.base import COUPLING, DENSE, PLAN, state
 from fxprune.passes.choose import CALIBRATION, COST
 from fxprune.passes.reconstruct import replace_tensor
 
-BETA = 5.0
 REFINED = "refined"
 State = dict[str, Tensor]
 
@@ -31,8 +30,8 @@ class Refine(PassBase):
     """Before: a reconstructed graph. After: the same graph with weights, biases and affines that bring its outputs, and
     the values between its blocks, closer to the dense network's, all at once.
 
-    The loss is the squared error relative to the variance, of the outputs plus the mean over the cut points (nodes
-    that everything flows through). The weights that do best on the held-out batches are kept, the ones before
+    The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over the cut
+    points (nodes that everything flows through). The weights that do best on the held-out batches are kept, the ones before
     included, so that it never gets worse there. Running statistics, what `requires_grad` says and what needs no
     gradient in the graph stay as they are.
 
@@ -49,6 +48,7 @@ class Refine(PassBase):
     epochs: int = 10
     work: float = 5e12
     rate: float = 0.01
+    inside: float = 5.0
     batch_size: int = 16
     seed: int = 0
     memory: int = 2 << 30
@@ -65,7 +65,7 @@ class Refine(PassBase):
         found = state(graph_module)
         if REFINED in found or not found[CALIBRATION].held_out:
             return PassResult(graph_module, False)
-        lesson = _Lesson(graph_module, self.batch_size, self.memory)
+        lesson = _Lesson(graph_module, self.inside, self.batch_size, self.memory)
         best, before, after = self._train(lesson, graph_module)
         for name, tensor in best.items():
             replace_tensor(graph_module, name, tensor)
@@ -93,7 +93,8 @@ class Refine(PassBase):
                     for group in optimizer.param_groups:
                         group["lr"] = group["size"] * _schedule(done, total)
                     optimizer.zero_grad()
-                    lesson.loss(index, weights).backward()
+                    with torch.enable_grad():
+                        lesson.loss(index, weights).backward()  # type: ignore[no-untyped-call]
                     optimizer.step()
                     done += 1
                     if self.progress is not None:
@@ -121,8 +122,9 @@ class Refine(PassBase):
 class _Lesson:
     """Small batches with what the dense network makes of them."""
 
-    def __init__(self, gm: fx.GraphModule, batch_size: int, memory: int) -> None:
+    def __init__(self, gm: fx.GraphModule, inside: float, batch_size: int, memory: int) -> None:
         found = state(gm)
+        self._weight_inside = inside
         calibration: Calibration = found[CALIBRATION]
         self._dense, self._pruned = Evaluator(found[DENSE]), Evaluator(gm)
         self._kept, self._coupling = Kept.under(found[COUPLING], found[PLAN]), found[COUPLING]
@@ -150,15 +152,15 @@ class _Lesson:
     def _loss(self, index: int, weights: State) -> Tensor:
         batch, _ = self._batches[index]
         targets = self._targets(index)
-        nodes = self._pruned.nodes.values()
-        stand_ins = {node.name: weights[node.target] for node in nodes if node.op == "get_attr" and node.target in weights}
-        with torch.enable_grad() if not torch.is_inference_mode_enabled() else torch.no_grad():
-            values = self._pruned(targets, {**to_device(self._pruned.gm, batch), **stand_ins})
+        read = [node for node in self._pruned.nodes.values() if node.op == "get_attr" and node.target in weights]
+        stand_ins = {node.name: weights[str(node.target)] for node in read}
+        values = self._pruned(targets, {**to_device(self._pruned.gm, batch), **stand_ins})
         errors = {name: (values[name] - target).square().mean() for name, target in targets.items()}
         relative = {name: error / self._variance[name] for name, error in errors.items()}
         outputs = [relative[name] for name in self._outputs if name in relative]
         inside = [relative[name] for name in self._cuts]
-        return _mean(outputs) + BETA * _mean(inside)
+        loss: Tensor = _mean(outputs) + self._weight_inside * _mean(inside)
+        return loss
 
     def _targets(self, index: int) -> State:
         """The dense values at outputs and cut points, without the channels that are gone."""

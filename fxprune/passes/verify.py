@@ -85,6 +85,17 @@ def verify(
     return Verification(max(outputs, default=0.0), TOLERANCE, method, outputs)
 
 
+def confirm(gm: fx.GraphModule, lifted: nn.Module) -> None:
+    """Raise VerificationError unless a lifted network computes, in float64, what its ATen graph computes."""
+    graph, module = (copy.deepcopy(network).double().eval() for network in (gm, lifted))
+    with torch.no_grad():
+        for args, kwargs in _inputs(gm, 0):
+            wanted, found = (pytree.tree_leaves(network(*args, **kwargs)) for network in (graph, module))
+            error = max(relative_error(a, b) for a, b in zip(found, wanted, strict=True))
+            if not error <= TOLERANCE:
+                raise VerificationError(f"the lifted network is off by {error:.1e} from its graph, and was not returned")
+
+
 def relative_error(found: Tensor, wanted: Tensor) -> float:
     """Largest absolute difference over the largest magnitude of `wanted`; infinity for other shapes or NaN."""
     if found.shape != wanted.shape:

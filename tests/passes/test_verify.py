@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 import fxprune as fp
 from fxprune.errors import RewriteError, VerificationError
 from fxprune.passes.base import clone
+from fxprune.passes.lift import Lift
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.shrink import Shrink
-from fxprune.passes.verify import Verify
+from fxprune.passes.verify import Verify, confirm
 from tests.networks import build, images, modified
 
 PLAN = fp.Plan({"conv1.0.weight": [0, 2, 5]})
@@ -75,3 +78,15 @@ def test_the_original_is_left_alone() -> None:
     fp.verify(gm, fp.shrink(gm, PLAN), PLAN)
     assert torch.equal(gm(images()), before)
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_lifted_network_must_compute_what_its_graph_does() -> None:
+    gm = clone(fp.capture(build("Shuffle"), images()))
+    lifted = clone(gm)
+    Lift()(lifted)
+    confirm(gm, lifted)
+    other = copy.deepcopy(lifted)
+    with torch.no_grad():
+        other.get_parameter("head.bias").add_(1e-4)
+    with pytest.raises(VerificationError, match="is off by"):
+        confirm(gm, other)
