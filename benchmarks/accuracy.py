@@ -47,7 +47,7 @@ RUNS: dict[str, tuple[str, str, int, str, tuple[float, ...]]] = {
         (0.8, 0.58, 0.5),
     ),
 }
-HEADER = "| network | FLOPs kept | dense | magnitude, uncorrected | fxprune | time | peak memory |\n" + "|---|" * 7
+HEADER = "| network | FLOPs kept | dense | magnitude, uncorrected | fxprune | time | peak memory |\n" + "|" + "---|" * 7
 
 
 def measure(network: str, share: float, recipe: str, seed: int) -> dict[str, float]:

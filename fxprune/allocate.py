@@ -12,7 +12,7 @@ from fxprune.errors import BudgetError, PlanError
 from fxprune.types import Budget, ChannelGroup, Coupling
 
 Widths = dict[str, int]
-MAX_RATIO = 0.95  # of any one group; the last units of a group carry the whole signal, and no curve foretells their loss
+MAX_RATIO = 0.95  # of any one group; its last units carry the whole signal, and no curve foretells their loss
 
 
 class Costs(Protocol):
@@ -118,8 +118,8 @@ class _Problem:
         for kind, limit in self.limits.items():
             if least[kind] > limit:
                 raise BudgetError(
-                    f"{kind}={limit:,.0f} ({limit / self.dense[kind]:.1%} of {self.dense[kind]:,}) cannot be reached: the "
-                    f"smallest is {least[kind]:,} ({least[kind] / self.dense[kind]:.1%}); what is frozen or held, "
+                    f"{kind}={limit:,.0f} ({limit / self.dense[kind]:.1%} of {self.dense[kind]:,}) cannot be reached: "
+                    f"the smallest is {least[kind]:,} ({least[kind] / self.dense[kind]:.1%}); what is frozen or held, "
                     "max_ratio and multiple_of decide how far one can go"
                 )
 

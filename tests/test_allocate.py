@@ -76,7 +76,9 @@ def test_uniform_looks_at_ratios_alone() -> None:
     gm, coupling, removals = problem("Depthwise")
     budget, costs = Budget(flops=0.6), cost(gm, coupling)
     widths = allocate(costs, coupling, removals, budget, method="uniform")
-    twisted = {name: Removal(r.order, tuple(i**3 for i in range(len(r.errors))), r.step) for name, r in removals.items()}
+    twisted = {
+        name: Removal(r.order, tuple(i**3 for i in range(len(r.errors))), r.step) for name, r in removals.items()
+    }
     assert allocate(costs, coupling, twisted, budget, method="uniform") == widths
     assert sum(widths[group.name] < group.width for group in coupling.groups) > 1
 
@@ -95,7 +97,9 @@ def test_max_ratio_limits_every_group() -> None:
     costs = cost(gm, coupling)
     widths = allocate(costs, coupling, removals, Budget(flops=0.55), max_ratio=0.5)
     assert all(widths[group.name] >= group.width / 2 for group in coupling.groups)
-    with pytest.raises(BudgetError, match=r"flops=\S+ \(20.0% of [\d,]+\) cannot be reached: the smallest is [\d,]+ \("):
+    with pytest.raises(
+        BudgetError, match=r"flops=\S+ \(20.0% of [\d,]+\) cannot be reached: the smallest is [\d,]+ \("
+    ):
         allocate(costs, coupling, removals, Budget(flops=0.2), max_ratio=0.5)
 
 

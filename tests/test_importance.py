@@ -17,7 +17,7 @@ def test_magnitude_is_the_formula() -> None:
     model = build("Plain")
     gm = capture(model, (images(),))
     group = analyze(gm).by_name["fc1.weight"]
-    rows, columns = model.fc1.weight.norm(dim=1), model.fc2.weight.norm(dim=0)  # type: ignore[union-attr, operator, arg-type]
+    rows, columns = model.fc1.weight.norm(dim=1), model.fc2.weight.norm(dim=0)  # type: ignore[union-attr, operator]
     scores = rows / rows.mean() + columns / columns.mean()
     removal = magnitude(group, dict(gm.named_parameters()), ())
     assert removal.order == tuple(scores.argsort().tolist())

@@ -34,7 +34,9 @@ def test_blocks_keep_equally_many() -> None:
     removals = {group.name: Removal(order, tuple(map(float, range(rounds + 1))), group.step)}
     kept = set(select(grouped, removals, {group.name: group.width - group.step}).kept[group.name])
     assert {len(kept & set(block)) for block in group.blocks} == {rounds - 1}
-    with pytest.raises(PlanError, match=rf"{group.name}: cannot keep 1 of {group.width} units in {group.step} equal blocks"):
+    with pytest.raises(
+        PlanError, match=rf"{group.name}: cannot keep 1 of {group.width} units in {group.step} equal blocks"
+    ):
         select(grouped, removals, {group.name: 1})
 
 

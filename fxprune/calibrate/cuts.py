@@ -13,7 +13,8 @@ def cut_points(gm: fx.GraphModule) -> tuple[str, ...]:
     nodes = [node for node in gm.graph.nodes if node.op in ("placeholder", "call_function") and not _is_size(node)]
     order = {node: position for position, node in enumerate(nodes)}
     end = len(nodes)
-    last = {node: max((order.get(user, end) for user in node.users if not _is_size(user)), default=-1) for node in nodes}
+    readers = {node: [order.get(user, end) for user in node.users if not _is_size(user)] for node in nodes}
+    last = {node: max(places, default=-1) for node, places in readers.items()}
     found = []
     reach = -1  # the last reader of anything before the node
     for position, node in enumerate(nodes):

@@ -101,9 +101,10 @@ def _trials(
 
 def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Tensor) -> tuple[Tensor, Tensor]:
     """The weight of a reader without its inputs `lost`, and the constant that makes up for their mean."""
+    lost = lost.to(seen.covariance.device)
     parts = [
         compensated(covariance, weights, ~gone, RHO) if bool(gone.any()) else weights
-        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost.to(seen.covariance.device), strict=True)
+        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost, strict=True)
     ]
     matrix = torch.stack(parts)
     like = attribute(gm, item.weight)

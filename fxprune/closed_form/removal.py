@@ -50,17 +50,17 @@ def greedy_removal(
     width, blocks: units of the group and its blocks, each of which loses one unit a round.
     """
     states = [_State(system, width, rho) for system in systems]
-    families = [list(block) for block in blocks] or [list(range(width))]
+    families = [torch.isin(torch.arange(width), torch.tensor(block)) for block in blocks or [range(width)]]
     order: list[int] = []
     errors = [0.0]
-    for _ in range(len(families[0])):
+    for _ in range(int(families[0].sum())):
         total = errors[-1]
         for family in families:
-            costs = sum((state.costs(family) for state in states), torch.zeros(len(family), dtype=torch.float64))
-            best = int(costs.argmin())
-            total += max(0.0, float(costs[best]))
-            unit = family.pop(best)
+            costs = sum((state.costs() for state in states), torch.zeros(width, dtype=torch.float64))
+            unit = int(torch.where(family, costs, torch.inf).argmin())
+            total += max(0.0, float(costs[unit]))
             order.append(unit)
+            family[unit] = False
             for state in states:
                 state.remove(unit)
         errors.append(total)
@@ -68,54 +68,64 @@ def greedy_removal(
 
 
 class _State:
-    """The inverse and the weights of one map as its units leave."""
+    """The inverse and the weights of one map as its units leave.
+
+    tables: for each number of inputs that a unit may have, the units that have so many, and their inputs, a row each.
+    """
 
     def __init__(self, system: System, width: int, rho: float) -> None:
         h = system.covariance.double()
-        strength = damping(h[None], rho)[0]
         eye = torch.eye(len(h), dtype=h.dtype, device=h.device)
-        self.inverse = solve_positive(h + strength * eye, eye)
+        self.inverse = solve_positive(h + damping(h[None], rho)[0] * eye, eye)
         self.weights = system.weights.double().clone()
         self.alive = torch.ones(len(h), dtype=torch.bool, device=h.device)
+        self.width = width
         units = system.units.to(h.device)
-        self.members = [torch.nonzero(units == unit)[:, 0] for unit in range(width)]
-
-    def costs(self, units: Sequence[int]) -> Tensor:
-        """The cost of removing each of `units` next, float64 on the CPU; 0 for a unit that this map does not read."""
-        result = torch.zeros(len(units), dtype=torch.float64)
-        by_size: dict[int, list[int]] = {}
-        for position, unit in enumerate(units):
-            by_size.setdefault(len(self.members[unit]), []).append(position)
-        for size, positions in by_size.items():
+        sizes = torch.bincount(units[units >= 0], minlength=width)
+        order = torch.argsort(units, stable=True)
+        self.tables: list[tuple[Tensor, Tensor]] = []
+        for size in sizes.unique().tolist():
             if size:
-                index = torch.stack([self.members[units[position]] for position in positions])
-                result[positions] = self._batched_costs(index).cpu()
-        return result
+                have = torch.nonzero(sizes == size)[:, 0]
+                self.tables.append((have, order[torch.isin(units[order], have)].view(-1, size)))
 
-    def _batched_costs(self, index: Tensor) -> Tensor:
-        """tr(W_k^T ([H^-1]_kk)^-1 W_k) for each row of input positions [units, inputs a unit]."""
-        part = self.inverse[index[:, :, None], index[:, None, :]]
-        weights = self.weights[index]
-        return (weights * solve_positive(part, weights)).sum((1, 2))
+    def costs(self) -> Tensor:
+        """The cost of removing each unit next, float64 [width] on the CPU; 0 for one that this map does not read."""
+        result = torch.zeros(self.width, dtype=torch.float64)
+        for units, index in self.tables:
+            part, weights = self.inverse[index[:, :, None], index[:, None, :]], self.weights[index]
+            result[units.cpu()] = (weights * _solve_blocks(part, weights)).sum((1, 2)).cpu()
+        return result
 
     def remove(self, unit: int) -> None:
         """Take the inputs of `unit` out and spread what they did over the others."""
-        index = self.members[unit]
-        if len(index) == 0:
-            return
+        for number, (units, index) in enumerate(self.tables):
+            here = units == unit
+            if bool(here.any()):
+                self._take_out(index[here][0])
+                self.tables[number] = (units[~here], index[~here])
+                if 4 * int(self.alive.sum()) < 3 * len(self.alive):
+                    self._compact()
+                return
+
+    def _take_out(self, index: Tensor) -> None:
         columns = self.inverse[:, index]
         outputs = self.weights.shape[1]
-        spread = solve_positive(columns[index], torch.cat([self.weights[index], columns.mT], dim=1))
-        self.weights -= columns @ spread[:, :outputs]
-        self.inverse -= columns @ spread[:, outputs:]
+        spread = _solve_blocks(columns[index], torch.cat([self.weights[index], columns.mT], dim=1))
+        self.weights.addmm_(columns, spread[:, :outputs], alpha=-1)
+        self.inverse.addmm_(columns, spread[:, outputs:], alpha=-1)
         self.alive[index] = False
-        self.members[unit] = index[:0]
-        if 4 * int(self.alive.sum()) < 3 * len(self.alive):
-            self._compact()
 
     def _compact(self) -> None:
         """Cut out the inputs that have left, now and then: a smaller matrix is cheaper to update."""
         keep, place = self.alive, torch.cumsum(self.alive, 0) - 1
         self.inverse, self.weights = self.inverse[keep][:, keep], self.weights[keep]
-        self.members = [place[member] for member in self.members]
+        self.tables = [(units, place[index]) for units, index in self.tables]
         self.alive = keep[keep]
+
+
+def _solve_blocks(blocks: Tensor, right: Tensor) -> Tensor:
+    """As `solve_positive`, faster for blocks of one number."""
+    if blocks.shape[-1] > 1:
+        return solve_positive(blocks, right)
+    return right / blocks.clamp_min(1e-300)

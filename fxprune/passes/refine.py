@@ -31,8 +31,8 @@ class Refine(PassBase):
     the values between its blocks, closer to the dense network's, all at once.
 
     The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over the cut
-    points (nodes that everything flows through). The weights that do best on the held-out batches are kept, the ones before
-    included, so that it never gets worse there. Running statistics, what `requires_grad` says and what needs no
+    points (nodes that everything flows through). The weights that do best on the held-out batches are kept, the ones
+    before included, so that it never gets worse there. Running statistics, what `requires_grad` says and what needs no
     gradient in the graph stay as they are.
 
     epochs: most passes over the images.
@@ -94,7 +94,7 @@ class Refine(PassBase):
                         group["lr"] = group["size"] * _schedule(done, total)
                     optimizer.zero_grad()
                     with torch.enable_grad():
-                        lesson.loss(index, weights).backward()  # type: ignore[no-untyped-call]
+                        lesson.loss(index, weights).backward()
                     optimizer.step()
                     done += 1
                     if self.progress is not None:

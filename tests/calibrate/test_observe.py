@@ -41,7 +41,7 @@ def test_covariance_and_sensitivity_are_those_of_the_formulas() -> None:
     torch.testing.assert_close(seen.weights[0], model.second.weight.mT)
     y = model(x)
     spread = (y - y.mean(1, keepdim=True)).square().sum(1).mean()
-    # the gradient of a signed sum of the outputs is the signs: their products are 1 on the diagonal, 0 on average beside it
+    # the gradient of a signed sum of the outputs is the signs: products are 1 on the diagonal, 0 beside
     torch.testing.assert_close(seen.sensitivity[0].diagonal().mean(), 1 / spread, rtol=0.1, atol=0)
 
 

@@ -41,7 +41,8 @@ def test_every_stage_sees_the_values_of_both_graphs(
             assert len(found) == 3
             for (dense, pruned), (batch,) in zip(found, calibration.batches, strict=True):
                 torch.testing.assert_close(dense[item.name], Evaluator(gm)([item.name], {"x": batch})[item.name])
-                torch.testing.assert_close(pruned[item.source], Evaluator(small)([item.source], {"x": batch})[item.source])
+                source = Evaluator(small)([item.source], {"x": batch})[item.source]
+                torch.testing.assert_close(pruned[item.source], source)
         if memory == 0 and growth > 1:
             assert any(temporary.glob("fxprune-*"))
     assert not any(temporary.glob("fxprune-*"))
@@ -50,13 +51,16 @@ def test_every_stage_sees_the_values_of_both_graphs(
 def test_files_go_when_the_walk_is_broken_off(temporary: Path) -> None:
     gm = capture(build("Residual"), (images(),))
     calibration = calibration_for(gm, images(6), batch_size=2)
-    names = list(contractions(gm))
-    with pytest.raises(KeyboardInterrupt), Walk(gm, gm, calibration, memory=0) as walk:
-        for name in names:
-            for _ in walk.stage(name, (name,), ()):
-                pass
-            if any(temporary.glob("fxprune-*")):
-                raise KeyboardInterrupt
+
+    def broken_off() -> None:
+        with Walk(gm, gm, calibration, memory=0) as walk:
+            for name in contractions(gm):
+                list(walk.stage(name, (name,), ()))
+                if any(temporary.glob("fxprune-*")):
+                    raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
     assert not any(temporary.glob("fxprune-*"))
 
 
