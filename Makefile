@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: help install check lint test quick docs bench demo-weights clean
+.PHONY: help install check lint test slow docs bench demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -15,11 +15,11 @@ lint:  ## style and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
-test:  ## all tests
+test:  ## the tests
 	$(PYTHON) -m pytest
 
-quick:  ## the tests that take moments
-	$(PYTHON) -m pytest -m 'not slow' -n 2
+slow:  ## the tests that take minutes
+	$(PYTHON) -m pytest -m slow
 
 docs:  ## bring the generated parts of docs/ up to date
 	$(PYTHON) docs/generate.py

@@ -60,7 +60,8 @@ def readme() -> str:
             exec(compile(example, "README.md", "exec"), {})
         finally:
             os.chdir(here)
-    return f"{before}{EXAMPLE}{example}```\n```text\n{printed.getvalue().strip().replace(f'{ROOT}/', '')}\n{after[after.index('```') :]}"
+    output = printed.getvalue().strip().replace(f"{ROOT}/", "")
+    return f"{before}{EXAMPLE}{example}```\n```text\n{output}\n{after[after.index('```') :]}"
 
 
 def _updated(path: Path, title: str, body: str) -> str:

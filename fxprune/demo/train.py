@@ -36,7 +36,7 @@ def train(data: Digits, epochs: int = EPOCHS, seed: int = 0) -> nn.Module:
             logits = model(shifted(data.images[batch], generator))
             loss = F.cross_entropy(logits, data.labels[batch], label_smoothing=0.1)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
     return model.eval()

@@ -93,7 +93,7 @@ def confirm(gm: fx.GraphModule, lifted: nn.Module) -> None:
             wanted, found = (pytree.tree_leaves(network(*args, **kwargs)) for network in (graph, module))
             error = max(relative_error(a, b) for a, b in zip(found, wanted, strict=True))
             if not error <= TOLERANCE:
-                raise VerificationError(f"the lifted network is off by {error:.1e} from its graph, and was not returned")
+                raise VerificationError(f"the lifted network is off by {error:.1e} from its graph: not returned")
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
