@@ -148,7 +148,7 @@ def prune(
     verify: compare, in float64, the shrunk network with the oracle and the lifted one with its graph.
     multiple_of: kept widths are multiples of this where a group shrinks.
     freeze: names or globs of parameters, modules or groups that must not shrink.
-    max_ratio: the largest share of any one group that may go.
+    max_ratio: the largest share of any one group that may go; 0.95 where nothing is said.
     progress: called as progress(stage, done, total).
 
     Raises an FxpruneError that says what to do; see fxprune.errors.

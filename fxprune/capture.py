@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
-from fxprune.errors import CaptureError, InputError, user_line
+from fxprune.errors import CaptureError, InputError, describe, user_line
 
 META = "fxprune"  # the key in GraphModule.meta under which fxprune keeps what its stages hand on
 
@@ -50,10 +50,10 @@ def last_capture(model: nn.Module) -> fx.GraphModule | None:
 
 def capture_info(gm: fx.GraphModule) -> Capture:
     """What `capture` noted on `gm`. Raises CaptureError when `gm` did not come from `capture`."""
-    info = gm.meta.get(META, {}).get("capture")
+    info = getattr(gm, "meta", {}).get(META, {}).get("capture")
     if not isinstance(info, Capture):
         raise CaptureError(
-            "this GraphModule was not made by fxprune.capture: call fxprune.capture(model, inputs) first"
+            f"this {type(gm).__name__} was not made by fxprune.capture: call fxprune.capture(model, inputs) first"
         )
     return info
 
@@ -117,6 +117,10 @@ def _check_inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     if not tensors:
         raise InputError("example_inputs holds no tensor")
     for index, tensor in enumerate(tensors):
+        if tensor.ndim and not len(tensor):
+            raise InputError(f"example input {index} of shape {tuple(tensor.shape)} is empty: give one sample or more")
+        if tensor.is_meta:
+            raise InputError(f"example input {index} is on the meta device: it has no values to run the model on")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"example input {index} of shape {tuple(tensor.shape)} holds NaN or infinity")
     weights = {(p.device, p.dtype) for p in model.parameters() if p.is_floating_point()}
@@ -147,13 +151,24 @@ def _export(
     spec = pytree.tree_map(_batch_dim, dict(bound))
     batched_args, batched_kwargs = pytree.tree_map(_double_batch_of_one, (args, kwargs))
     try:
-        return _try_export(model, batched_args, batched_kwargs, spec), ()
+        program = _try_export(model, batched_args, batched_kwargs, spec)
     except CaptureError as dynamic_failure:
         try:
             program = _try_export(model, args, kwargs, None)
         except CaptureError:
             raise dynamic_failure from None
-        return program, ("the model bakes its batch size in: the batch stays static",)
+    if _has_dynamic_batch(program.graph):
+        return program, ()
+    if batched_args is not args:
+        program = _try_export(model, args, kwargs, None)
+    return program, ("the model bakes its batch size in: the batch stays static",)
+
+
+def _has_dynamic_batch(graph: fx.Graph) -> bool:
+    """Whether dimension 0 of some input is a symbol that was not specialised."""
+    values = [node.meta.get("val") for node in graph.nodes if node.op == "placeholder"]
+    leading = [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim]
+    return any(isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None for size in leading)
 
 
 def _batch_dim(leaf: Any) -> dict[int, Any] | None:
@@ -167,7 +182,7 @@ def _double_batch_of_one(leaf: Any) -> Any:
 
 def _try_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], spec: Any) -> ExportedProgram:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # torch.export warns about its own internals
             return torch.export.export(model, args, kwargs, dynamic_shapes=spec, strict=False)
     except Exception as error:
@@ -191,19 +206,36 @@ def _unlifted(
     program: ExportedProgram, names: tuple[str, ...], args: tuple[Any, ...], kwargs: Any, notes: tuple[str, ...]
 ) -> fx.GraphModule:
     """The program as a GraphModule with tensors as named attributes, and what is known of it in its meta."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        gm = program.module(check_guards=False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            gm = program.module(check_guards=False)
+    except SyntaxError as error:
+        raise CaptureError(
+            f"a submodule or parameter has a name that cannot be written as an attribute ({error.text}): rename it"
+        ) from error
     assert isinstance(gm, fx.GraphModule)
+    _refuse_subgraphs(gm)
+    for node in list(gm.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            gm.graph.erase_node(node)
     _functionalize(gm.graph)
     gm.graph.eliminate_dead_code()
     gm.recompile()
-    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
-    dynamic = any(
-        isinstance(size, torch.SymInt) for node in inputs for size in getattr(node.meta.get("val"), "shape", ())
-    )
+    dynamic = _has_dynamic_batch(gm.graph)
     gm.meta[META] = {"capture": Capture(args, dict(kwargs or {}), dynamic, names, notes)}
     return gm
+
+
+def _refuse_subgraphs(gm: fx.GraphModule) -> None:
+    """Raise CaptureError where the graph calls another graph: the analysis would not see inside."""
+    for node in gm.graph.nodes:
+        if node.op == "get_attr" and isinstance(getattr(gm, str(node.target).split(".")[0]), fx.GraphModule):
+            calls = ", ".join(describe(user) for user in node.users)
+            raise CaptureError(
+                f"the model switches autocast or gradients, or branches, inside its forward ({calls}): "
+                "take the context manager or the branch out of it"
+            )
 
 
 def _functionalize(graph: fx.Graph) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -186,8 +188,9 @@ class Plan:
         kept: Mapping[str, Iterable[int]],
         inputs: Iterable[tuple[Sequence[int], str]] = (),
     ) -> None:
-        units = {str(name): tuple(int(unit) for unit in units) for name, units in kept.items()}
-        object.__setattr__(self, "kept", units)
+        if not isinstance(kept, Mapping):
+            raise PlanError(f"a plan maps group names to the units that stay; {type(kept).__name__} is no mapping")
+        object.__setattr__(self, "kept", {str(name): _units(name, units) for name, units in kept.items()})
         object.__setattr__(self, "inputs", tuple((tuple(shape), dtype) for shape, dtype in inputs))
 
     def to_json(self) -> str:
@@ -207,6 +210,8 @@ class Plan:
             if data["version"] != 1:
                 raise PlanError(f"plan version {data['version']!r} is not known; this fxprune reads version 1")
             return Plan(data["kept"], [(item["shape"], item["dtype"]) for item in data["inputs"]])
+        except PlanError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PlanError(f"this is not a plan written by Plan.to_json: {error!r}") from error
 
@@ -221,6 +226,16 @@ class Plan:
         from fxprune.twin import apply_plan  # upwards on purpose: a method of a value that is built from passes
 
         return apply_plan(self, model, example_inputs)
+
+
+def _units(name: str, units: Iterable[int]) -> tuple[int, ...]:
+    """Unit indices, sorted. Raises PlanError where they are none."""
+    try:
+        if not isinstance(units, str):
+            return tuple(sorted(operator.index(unit) for unit in units))
+    except TypeError:
+        pass
+    raise PlanError(f"the units of group {name!r} must be whole numbers, not {units!r}")
 
 
 @dataclass(frozen=True)
@@ -238,7 +253,7 @@ class Budget:
         if not self.limits:
             raise BudgetError("an empty budget: give at least one of flops= and params=")
         for name, limit in self.limits.items():
-            if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < float("inf"):
+            if isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < float("inf"):
                 raise BudgetError(
                     f"{name}={limit!r}: a limit is a share in (0, 1] of the original, or an absolute number above 1"
                 )

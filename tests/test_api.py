@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import fxprune as fp
-from fxprune.errors import BudgetError, CalibrationError, FxpruneError, InputError
+from fxprune.errors import BudgetError, CalibrationError, FxpruneError, InputError, WeightsError
 from tests.networks import NETWORKS, build, images
 
 HALF = fp.Budget(flops=0.5)
@@ -232,3 +232,37 @@ def test_an_interrupt_leaves_the_model_alone() -> None:
         fp.prune(model, images(), budget=HALF, calibration=DATA, progress=interrupt)
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Odd(nn.Module):
+    """A forward that counts in a buffer, casts, makes tensors and random numbers, and returns more than tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 1)
+        self.head = nn.Linear(8, 5)
+        self.register_buffer("count", torch.zeros(8))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None, int]:
+        y = torch.relu(self.a(x + 0.1 * torch.randn_like(x)))
+        self.get_buffer("count").add_(y.mean((0, 2, 3)))
+        y = torch.relu(self.b(y).float())
+        return self.head(self.c(y).mean((2, 3)) @ torch.eye(8)), None, 3
+
+
+def test_odd_forwards_are_proven_and_write_into_nobodys_buffers() -> None:
+    model = Odd().eval()
+    result = fp.prune(model, images(), budget=fp.Budget(flops=0.8), calibration=DATA)
+    assert result.report.verification is not None
+    assert result.report.verification.max_error < 1e-12
+    assert not model.get_buffer("count").any()
+    assert not result.model.get_buffer("count").any()
+    assert result.model(images())[1:] == (None, 3)
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    model = build("Residual")
+    with torch.no_grad():
+        model.get_parameter("head.weight")[0, 0] = torch.nan
+    with pytest.raises(WeightsError, match="`head.weight` holds NaN"):
+        fp.prune(model, images(), budget=HALF, calibration=DATA)

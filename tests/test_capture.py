@@ -124,6 +124,8 @@ def test_control_flow_on_values_is_refused_with_the_line() -> None:
         (torch.full((2, 3, 8, 8), torch.nan), "holds NaN or infinity"),
         (None, "example_inputs is needed"),
         ((), "holds no tensor"),
+        (torch.zeros(0, 3, 8, 8), "is empty"),
+        (torch.zeros(2, 3, 8, 8, device="meta"), "on the meta device"),
     ],
 )
 def test_examples_that_do_not_fit(example: Tensor | None, message: str) -> None:
@@ -136,3 +138,63 @@ def test_other_things_are_refused() -> None:
         fp.capture(3, images())  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match="was not made by fxprune.capture"):
         fp.analyze(fx.symbolic_trace(nn.ReLU()))
+    with pytest.raises(CaptureError, match="this Plain was not made"):
+        fp.analyze(Plain())  # type: ignore[arg-type]
+
+
+class Contexts(nn.Module):
+    def __init__(self, context: str) -> None:
+        super().__init__()
+        self.conv, self.head, self.context = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), context
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.context == "no_grad":
+            with torch.no_grad():
+                return self.head(self.conv(x))
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.head(self.conv(x))
+
+
+def test_no_grad_inside_a_forward_is_no_obstacle() -> None:
+    assert len(fp.analyze(fp.capture(Contexts("no_grad"), images())).groups) == 1
+
+
+def test_subgraphs_are_refused() -> None:
+    with pytest.raises(CaptureError, match=r"switches autocast.*wrap_with_autocast"):
+        fp.capture(Contexts("autocast"), images())
+
+
+def test_names_that_are_keywords_are_refused() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parts = nn.ModuleDict({"class": nn.Conv2d(3, 4, 1)})
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.parts["class"](x)
+            return y
+
+    with pytest.raises(CaptureError, match="cannot be written as an attribute"):
+        fp.capture(Keyword(), images())
+
+
+def test_a_batch_baked_in_by_view_stays_static() -> None:
+    class Viewed(Fixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.conv(x.view(2, 3, 8, 8)).mean((2, 3)))
+
+    gm = fp.capture(Viewed(), images(batch=2))
+    assert not capture_info(gm).dynamic_batch
+    assert "stays static" in capture_info(gm).notes[0]
+
+
+def test_a_write_into_a_part_of_a_split_can_be_captured() -> None:
+    class Parts(Fixed):
+        def forward(self, x: Tensor) -> Tensor:
+            a, b = self.conv(x).chunk(2, 1)
+            a.mul_(torch.sigmoid(b))
+            return self.head(torch.cat([a, b], 1).mean((2, 3)))
+
+    model = Parts()
+    with torch.no_grad():
+        assert torch.allclose(fp.capture(model, images())(images()), model(images()), atol=1e-6)

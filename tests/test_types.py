@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ def test_plan_json_round_trip(kept: dict[str, list[int]], inputs: list[tuple[lis
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "kept": {"a": 3}, "inputs": []}'])
 def test_other_json_is_refused(text: str) -> None:
-    with pytest.raises(fp.PlanError, match="not a plan written by Plan.to_json"):
+    with pytest.raises(fp.PlanError, match="not a plan written by Plan.to_json|must be whole numbers"):
         fp.Plan.from_json(text)
 
 
@@ -53,3 +55,13 @@ def test_shares_and_absolute_numbers() -> None:
 def test_verification_of_nan_is_not_ok() -> None:
     assert not fp.Verification(float("nan"), 1e-8, "", ()).ok
     assert fp.Verification(1e-9, 1e-8, "", ()).ok
+
+
+@pytest.mark.parametrize("kept", [{"a": [0.7]}, {"a": "048"}, {"a": ["b"]}, {"a": 3}, None])
+def test_units_must_be_whole_numbers(kept: Any) -> None:
+    with pytest.raises(fp.PlanError, match="must be whole numbers|is no mapping"):
+        fp.Plan(kept)
+
+
+def test_units_come_sorted() -> None:
+    assert fp.Plan({"a": [3, 1]}).kept == {"a": (1, 3)}

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
+from torch.utils import _pytree as pytree
 
 Values = dict[str, Any]
 
@@ -51,6 +53,8 @@ class Evaluator:
         if node.op != "call_function":
             raise KeyError(f"the value of {node.op} `{node.name}` is not given")
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument.name])
+        if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+            args, kwargs = pytree.tree_map(_copied, (args, kwargs))  # calibration must not write into buffers
         result = node.target(*args, **kwargs)  # type: ignore[operator]
         offset = self.offsets.get(node.name)
         return result if offset is None else result + offset
@@ -84,6 +88,10 @@ class Evaluator:
                     expiring.setdefault(user, []).append(name)
             self._schedules[key] = [(node, expiring.get(node.name, [])) for node in order]
         return self._schedules[key]
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def outputs_of(gm: fx.GraphModule) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
@@ -19,7 +20,7 @@ from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
-from fxprune.errors import BudgetError, CalibrationError, PlanError
+from fxprune.errors import BudgetError, CalibrationError, PlanError, WeightsError
 from fxprune.importance import IMPORTANCES
 from fxprune.passes.base import COUPLING, PLAN, state
 from fxprune.select import select
@@ -77,6 +78,9 @@ class Choose(PassBase):
         if PLAN in found:
             return PassResult(graph_module, False)
         coupling = analyze(graph_module)
+        for name, parameter in graph_module.named_parameters():
+            if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+                raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
         if not coupling.groups:
             raise PlanError(f"nothing in this network can shrink: {_reasons(coupling)}")
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)
