@@ -104,7 +104,8 @@ def pipeline(
     importance, allocation, corrects = RECIPES[recipe]
     solving, training = (partial(progress, stage) for stage in ("reconstruct", "refine"))
     corrections = (Reconstruct(seed=seed, progress=solving), Fuse(), Refine(seed=seed, progress=training))
-    choose = Choose(budget, calibration, importance, allocation, multiple_of, freeze, max_ratio, seed, progress)
+    images = calibration if corrects else None  # what corrects nothing looks at no image
+    choose = Choose(budget, images, importance, allocation, multiple_of, freeze, max_ratio, seed, progress)
     return (
         choose,
         PinSizes(),
