@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.passes.infra.pass_base import PassBase
 
-from fxprune.capture import capture, capture_info
+from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.codegen import save
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.passes.base import COUPLING, PLAN, clone, state
@@ -59,7 +59,7 @@ class Result:
         spec = {
             str(name): {0: Dim.AUTO} if dynamic and isinstance(value, Tensor) else None for name, value in given.items()
         }
-        doubled = tuple(_doubled(value) if dynamic else value for value in args)
+        doubled = tuple(double_batch_of_one(value) if dynamic else value for value in args)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns about its own internals
             return torch.export.export(self.model, doubled, dict(kwargs), dynamic_shapes=spec, strict=True)
@@ -227,7 +227,3 @@ def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, 
                 "plan.apply(model) keeps them"
             )
     return tuple(notes)
-
-
-def _doubled(value: Any) -> Any:
-    return torch.cat([value, value]) if isinstance(value, Tensor) and value.ndim and len(value) == 1 else value

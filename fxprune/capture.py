@@ -149,7 +149,7 @@ def _export(
         return _try_export(model, args, kwargs, dynamic_shapes), ()
     bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     spec = pytree.tree_map(_batch_dim, dict(bound))
-    batched_args, batched_kwargs = pytree.tree_map(_double_batch_of_one, (args, kwargs))
+    batched_args, batched_kwargs = pytree.tree_map(double_batch_of_one, (args, kwargs))
     try:
         program = _try_export(model, batched_args, batched_kwargs, spec)
     except CaptureError as dynamic_failure:
@@ -176,7 +176,8 @@ def _batch_dim(leaf: Any) -> dict[int, Any] | None:
     return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.ndim > 0 else None
 
 
-def _double_batch_of_one(leaf: Any) -> Any:
+def double_batch_of_one(leaf: Any) -> Any:
+    """Twice the sample where a tensor holds one: torch.export takes a size of 1 for a constant."""
     return torch.cat([leaf, leaf]) if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == 1 else leaf
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture, capture_info, last_capture
-from fxprune.codegen.arguments import bound_arguments
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.codegen.tree import named_tensors
+from fxprune.coupling.flow import bound_arguments
 from fxprune.errors import FxpruneError, PlanError, source_line, user_line
 from fxprune.passes.base import DENSE, clone, replace_tensors, state
 from fxprune.passes.shrink import shrink

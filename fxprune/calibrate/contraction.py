@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.coupling.flow import bound_arguments
+
 _REGISTRY: dict[Any, type[Contraction]] = {}
 
 
@@ -27,7 +29,7 @@ class Contraction(ABC):
     output_axis: int
 
     def __init__(self, node: fx.Node) -> None:
-        arguments = arguments_of(node)
+        arguments = bound_arguments(node)
         self.name, self.source = node.name, _name(arguments["input"])
         self.weight = str(arguments["weight"].target)
         bias = arguments["bias"]
@@ -81,20 +83,13 @@ def contractions(gm: fx.GraphModule) -> dict[str, Contraction]:
     found = [
         _REGISTRY[node.target](node)
         for node in gm.graph.nodes
-        if node.target in _REGISTRY and _is_parameter(arguments_of(node)["weight"])
+        if node.target in _REGISTRY and _is_parameter(bound_arguments(node)["weight"])
     ]
     uses: dict[str, int] = {}
     for node in gm.graph.nodes:
         if node.op == "get_attr":
             uses[str(node.target)] = uses.get(str(node.target), 0) + len(node.users)
     return {item.name: item for item in found if uses[item.weight] == 1}
-
-
-def arguments_of(node: fx.Node) -> dict[str, Any]:
-    """The arguments of a call by the names of the op's schema, defaults filled in."""
-    schema = node.target._schema.arguments  # type: ignore[union-attr]
-    given = dict(zip((argument.name for argument in schema), node.args, strict=False))
-    return {**{argument.name: argument.default_value for argument in schema}, **given, **node.kwargs}
 
 
 def _name(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import fx
 
-from fxprune.calibrate.contraction import arguments_of
+from fxprune.coupling.flow import bound_arguments
 
 Home = Literal["bias", "batch_norm"]
 BATCH_NORM = torch.ops.aten.batch_norm.default
@@ -16,7 +16,7 @@ BATCH_NORM = torch.ops.aten.batch_norm.default
 def bias_home(node: fx.Node) -> Home | None:
     """The home of a constant after the contraction `node`: its own bias, the running mean of the BatchNorm that alone
     reads it, or none. A tensor that other nodes read too is no home."""
-    bias = arguments_of(node).get("bias")
+    bias = bound_arguments(node).get("bias")
     if isinstance(bias, fx.Node):
         return "bias" if _used_once(bias) else None
     norm = batch_norm_after(node)

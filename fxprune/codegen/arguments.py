@@ -8,18 +8,6 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 
 
-def bound_arguments(node: fx.Node) -> dict[str, Any]:
-    """Each argument of a call of an operator by its schema name, defaults filled in; values are as in the graph."""
-    assert isinstance(node.target, OpOverload)
-    bound: dict[str, Any] = {}
-    for position, argument in enumerate(node.target._schema.arguments):
-        if position < len(node.args):
-            bound[argument.name] = node.args[position]
-        else:
-            bound[argument.name] = node.kwargs.get(argument.name, argument.default_value)
-    return bound
-
-
 def defaults(operator: OpOverload) -> dict[str, Any]:
     """The arguments of the schema that have a default value, with it."""
     return {item.name: item.default_value for item in operator._schema.arguments if item.has_default_value()}

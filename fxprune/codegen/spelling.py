@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxprune.codegen.arguments import bound_arguments, compact, defaults
+from fxprune.codegen.arguments import compact, defaults
+from fxprune.coupling.flow import bound_arguments
 
 aten = torch.ops.aten
 Arguments = Mapping[str, Any]

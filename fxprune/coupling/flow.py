@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._ops import OpOverload
 
 from fxprune.coupling.partition import Partition
 from fxprune.errors import describe
@@ -183,19 +184,27 @@ def support(ids: Tensor) -> tuple[int, ...]:
     return tuple(dim for dim, size in enumerate(ids.shape) if size > 1)
 
 
+def bound_arguments(node: fx.Node) -> dict[str, Any]:
+    """Each argument of a call of an operator by its schema name, defaults filled in; values are as in the graph."""
+    assert isinstance(node.target, OpOverload)
+    bound: dict[str, Any] = {}
+    for position, argument in enumerate(node.target._schema.arguments):
+        if position < len(node.args):
+            bound[argument.name] = node.args[position]
+        else:
+            bound[argument.name] = node.kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
 _REQUIRED = object()
 
 
 def argument(node: fx.Node, name: str, missing: Any = _REQUIRED) -> Any:
     """The argument of an ATen call by its name in the schema, given or default; `missing` where the op has none."""
-    for index, formal in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
-        if formal.name == name:
-            if index < len(node.args):
-                return node.args[index]
-            return node.kwargs.get(name, formal.default_value)
-    if missing is _REQUIRED:
+    bound = bound_arguments(node)
+    if name not in bound and missing is _REQUIRED:
         raise KeyError(f"{node.target} has no argument {name}")
-    return missing
+    return bound.get(name, missing)
 
 
 def source_of(node: fx.Node) -> fx.Node:

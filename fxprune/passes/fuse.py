@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.calibrate.contraction import arguments_of
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
+from fxprune.coupling.flow import bound_arguments
 from fxprune.errors import RewriteError, describe
 from fxprune.passes.reconstruct import CORRECTION, replace_tensor
 
@@ -55,7 +55,7 @@ def _home_tensor(node: fx.Node) -> tuple[str, int]:
     """The tensor that takes the constant up, and the sign with which it enters."""
     home = bias_home(node)
     if home == "bias":
-        return str(arguments_of(node)["bias"].target), 1
+        return str(bound_arguments(node)["bias"].target), 1
     if home == "batch_norm":
         norm = next(iter(node.users))
         mean = norm.args[3]

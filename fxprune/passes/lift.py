@@ -15,13 +15,13 @@ from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.capture import META, Capture
-from fxprune.codegen.arguments import bound_arguments
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.codegen.modules import FREE, OWNING, free_module
 from fxprune.codegen.signature import plain_signature
 from fxprune.codegen.source import class_name
 from fxprune.codegen.spelling import spell
 from fxprune.codegen.tree import install, named_tensors
+from fxprune.coupling.flow import bound_arguments
 from fxprune.errors import RewriteError, describe, source_line
 
 aten = torch.ops.aten

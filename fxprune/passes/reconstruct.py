@@ -6,7 +6,6 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +22,7 @@ from fxprune.capture import META
 from fxprune.closed_form.moments import Moments
 from fxprune.closed_form.ridge import ridge, squared_error
 from fxprune.errors import RewriteError
+from fxprune.passes.base import state
 from fxprune.types import Coupling, Plan
 
 CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
@@ -54,13 +54,13 @@ class Reconstruct(PassBase):
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """What the earlier stages hand on must be there."""
-        missing = [key for key in ("dense", "coupling", "plan", "calibration") if key not in _handed(graph_module)]
+        missing = [key for key in ("dense", "coupling", "plan", "calibration") if key not in state(graph_module)]
         if missing:
             raise RewriteError(f"Reconstruct needs {', '.join(missing)} in gm.meta[{META!r}]: run it after Shrink")
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Solve every contraction in order; a second run changes nothing."""
-        handed = _handed(graph_module)
+        handed = state(graph_module)
         if "errors" in handed:
             return PassResult(graph_module, False)
         items = list(contractions(graph_module).values())
@@ -161,8 +161,3 @@ def _insert(gm: fx.GraphModule, item: Contraction, offset: Tensor) -> None:
         total = gm.graph.call_function(torch.ops.aten.add.Tensor, (node, constant))
     total.meta = {**node.meta, CORRECTION: True}
     node.replace_all_uses_with(total, delete_user_cb=lambda user: user is not total)
-
-
-def _handed(gm: fx.GraphModule) -> dict[str, Any]:
-    handed: dict[str, Any] = gm.meta.setdefault(META, {})
-    return handed
