@@ -50,10 +50,12 @@ class Field:
     ids: int64, broadcastable to the tensor, of size 1 on the axes along which nothing varies; 0 is permanent, other
         numbers are `ChannelGroup.offset + unit`.
     axis: the axis that gets shorter when units leave. Along the other axes of `ids` every row keeps equally many.
+    zero: whether the positions of a unit hold zero once all its slices are zero: a sum over them then loses nothing.
     """
 
     ids: Tensor
     axis: int
+    zero: bool = True
 
 
 class Source(NamedTuple):
@@ -136,6 +138,7 @@ class Coupling:
     fields: the fields on the value of each node of the graph, by the node's name.
     param_fields: the same for each parameter and buffer, by its original name.
     changes_statistics: nodes that normalise over a shrinking axis, so that their statistics change with the width.
+    heads: whether attention loses whole heads.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -144,6 +147,7 @@ class Coupling:
     fields: Mapping[str, tuple[Field, ...]]
     param_fields: Mapping[str, tuple[Field, ...]]
     changes_statistics: tuple[str, ...] = ()
+    heads: bool = False
 
     @cached_property
     def by_name(self) -> dict[str, ChannelGroup]:
@@ -178,25 +182,30 @@ class Plan:
 
     kept: sorted unit indices by group name.
     inputs: shapes and dtypes of the example inputs that the coupling was found with: `apply` traces a module with them.
+    heads: whether the units of attention are whole heads, as in `analyze`.
     """
 
     kept: Mapping[str, tuple[int, ...]]
     inputs: tuple[tuple[tuple[int, ...], str], ...] = field(default=(), compare=False)
+    heads: bool = False
 
     def __init__(
         self,
         kept: Mapping[str, Iterable[int]],
         inputs: Iterable[tuple[Sequence[int], str]] = (),
+        heads: bool = False,
     ) -> None:
         if not isinstance(kept, Mapping):
             raise PlanError(f"a plan maps group names to the units that stay; {type(kept).__name__} is no mapping")
         object.__setattr__(self, "kept", {str(name): _units(name, units) for name, units in kept.items()})
         object.__setattr__(self, "inputs", tuple((tuple(shape), dtype) for shape, dtype in inputs))
+        object.__setattr__(self, "heads", bool(heads))
 
     def to_json(self) -> str:
         """The plan as JSON text; `Plan.from_json` is its inverse."""
         data = {
             "version": 1,
+            "heads": self.heads,
             "inputs": [{"shape": list(shape), "dtype": dtype} for shape, dtype in self.inputs],
             "kept": {name: list(units) for name, units in self.kept.items()},
         }
@@ -209,7 +218,8 @@ class Plan:
             data: Any = json.loads(text)
             if data["version"] != 1:
                 raise PlanError(f"plan version {data['version']!r} is not known; this fxprune reads version 1")
-            return Plan(data["kept"], [(item["shape"], item["dtype"]) for item in data["inputs"]])
+            inputs = [(item["shape"], item["dtype"]) for item in data["inputs"]]
+            return Plan(data["kept"], inputs, data.get("heads", False))
         except PlanError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:

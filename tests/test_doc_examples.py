@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 EXAMPLE = re.compile(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["theory.md", "adding-an-operator.md"])
+@pytest.mark.parametrize("page", ["how-coupling-works.md", "theory.md", "adding-an-operator.md"])
 def test_examples_print_what_is_shown(page: str) -> None:
     known = dict(RULES)
     names: dict[str, Any] = {"__name__": "docs"}

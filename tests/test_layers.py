@@ -17,12 +17,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cli", "__main__"),
     ("demo",),
     ("fxprune",),
+    ("exported",),
     ("api", "twin"),
     ("passes",),
     ("calibrate", "importance", "allocate", "select", "codegen", "report", "report_html"),
-    ("coupling", "cost", "capture"),
+    ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
-    ("types", "errors"),
+    ("calls", "types", "errors"),
 )
 RANK = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 

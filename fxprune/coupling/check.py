@@ -18,7 +18,7 @@ def check_plan(coupling: Coupling, plan: Plan) -> Plan:
             raise PlanError(f"the plan names group {name!r}, which this network does not have: {hint}")
         _check_units(coupling.by_name[name], units)
         kept[name] = tuple(sorted(units))
-    return Plan(kept, plan.inputs)
+    return Plan(kept, plan.inputs, plan.heads)
 
 
 def _check_units(group: ChannelGroup, units: tuple[int, ...]) -> None:

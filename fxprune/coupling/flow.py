@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
-from torch._ops import OpOverload
 
+from fxprune.calls import Shape, concrete_shape, source_of
 from fxprune.coupling.partition import Partition
 from fxprune.errors import describe
 from fxprune.types import Axis, Field
 
 Fields = tuple[Field, ...]
-Shape = tuple[int, ...]
+Vanishes = Callable[[Sequence[bool]], bool]
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,44 @@ class Operand:
         return next((item for item in self.fields if item.axis == axis), None)
 
 
+class Conflict(NamedTuple):
+    """Two fields that meet where each would shrink another axis; `coarse` varies along fewer."""
+
+    coarse: Field
+    fine: Field
+    reason: str
+
+
 @dataclass
 class Flow:
-    """One pass over a graph: reads the partition as it was, records what the ops join and hold."""
+    """One pass over a graph: reads the partition as it was, records what the ops join and hold.
+
+    values: the fields on the value of each node so far.
+    heads: whether attention loses whole heads, and not dimensions of all heads.
+    whole: fields that whole heads were made of, with the axes inside a head.
+    finest: whether of fields that are joined the widest is handed on: to look where heads are before joining anything.
+    constrained: fields whose rows must keep equally many units.
+    conflicts: what could not be unified yet.
+    consumed, produced: the axes of parameters that contractions sum over, and those that they leave.
+    statistics: nodes that normalise over an axis that can shrink.
+    virtual: units of constants, which leave with whatever they are combined with; the same in every pass.
+    activations: the nodes that depend on an input.
+    indices: names of the tensors that one call reads as an index along one axis, and nothing else.
+    """
 
     partition: Partition
     values: dict[fx.Node, Any] = field(default_factory=dict)
+    heads: bool = False
+    whole: list[tuple[Field, Sequence[int]]] = field(default_factory=list)
+    finest: bool = False
     constrained: list[Field] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
     consumed: set[Axis] = field(default_factory=set)
+    produced: set[Axis] = field(default_factory=set)
     statistics: list[str] = field(default_factory=list)
-    padding: dict[tuple[fx.Node, int, int], Tensor] = field(default_factory=dict)
+    virtual: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    activations: frozenset[fx.Node] = frozenset()
+    indices: frozenset[str] = frozenset()
 
     # reading -----------------------------------------------------------------------------------------------------
 
@@ -48,7 +77,7 @@ class Flow:
         """The tensor value of `node`."""
         return Operand(concrete_shape(node), self.values[node])
 
-    def normalized(self, ids: Tensor, axes: Sequence[int]) -> Fields:
+    def normalized(self, ids: Tensor, axes: Sequence[int], zero: bool = True) -> Fields:
         """A field that shrinks the innermost varying one of `axes`, of size 1 where it does not vary.
 
         Nothing where it is permanent throughout. Where it varies along more than one axis, its rows must keep equally
@@ -64,10 +93,16 @@ class Flow:
         if not varying:  # one unit is the whole tensor: it cannot leave
             self.partition.hold(ids, "the whole tensor is one unit")
             return ()
-        made = Field(ids, max((dim for dim in varying if dim in axes), default=varying[-1]))
+        made = Field(ids, max((dim for dim in varying if dim in axes), default=varying[-1]), zero)
         if len(varying) > 1:
             self.constrained.append(made)
         return (made,)
+
+    def virtual_units(self, count: int, *key: Any) -> Tensor:
+        """Units for `count` equal entries of a constant: whatever meets them decides whether they leave."""
+        if key not in self.virtual:
+            self.virtual[key] = self.partition.fresh(count)
+        return self.virtual[key]
 
     # move --------------------------------------------------------------------------------------------------------
 
@@ -77,8 +112,16 @@ class Flow:
         pairs = list(matched_dims(before, after))
         for item in fields:
             ids = self._joined_inside_merge(item, pairs, node)
-            moved += self._reshaped(ids, item.axis, before, after, pairs)
-        return tuple(moved)
+            moved += self._reshaped(replace(item, ids=ids), before, after, pairs)
+        return self.one_an_axis(moved, node)
+
+    def one_an_axis(self, fields: Sequence[Field], node: fx.Node) -> Fields:
+        """The widest field of each axis; where a merge lays two on one, the other one cannot shrink."""
+        widest: dict[int, Field] = {}
+        for item in sorted(fields, key=lambda item: -item.ids.numel()):
+            if widest.setdefault(item.axis, item) is not item:
+                self.partition.hold(item.ids, f"merged with another axis that shrinks by {describe(node)}")
+        return tuple(widest.values())
 
     def _joined_inside_merge(self, item: Field, pairs: Sequence[tuple[range, range]], node: fx.Node) -> Tensor:
         """Rows that a merge would interleave lose the same positions: join them (a shuffle crosses the rows)."""
@@ -89,10 +132,8 @@ class Flow:
                     ids = self.join_along(ids, dim, node)
         return ids
 
-    def _reshaped(
-        self, ids: Tensor, axis: int, before: Shape, after: Shape, pairs: Sequence[tuple[range, range]]
-    ) -> Fields:
-        full, new = list(ids.shape), [1] * len(after)
+    def _reshaped(self, item: Field, before: Shape, after: Shape, pairs: Sequence[tuple[range, range]]) -> Fields:
+        ids, full, new = item.ids, list(item.ids.shape), [1] * len(after)
         home: Sequence[int] = ()
         for sources, targets in pairs:
             if any(ids.shape[dim] > 1 for dim in sources):
@@ -100,44 +141,80 @@ class Flow:
                     full[dim] = before[dim]
                 for dim in targets:
                     new[dim] = after[dim]
-            if axis in sources:
+            if item.axis in sources:
                 home = targets
-        return self.normalized(ids.expand(full).reshape(new), home)
+        return self.normalized(ids.expand(full).reshape(new), home, item.zero)
+
+    def permute(self, fields: Fields, order: Sequence[int]) -> Fields:
+        """Fields after a permutation: axis i of the result was axis order[i]."""
+        moved = (self.normalized(item.ids.permute(*order), (order.index(item.axis),), item.zero) for item in fields)
+        return tuple(item for found in moved for item in found)
 
     def join_along(self, ids: Tensor, dim: int, node: fx.Node) -> Tensor:
         """Join every row along `dim`, and keep one."""
         first = ids.narrow(dim, 0, 1)
-        self.partition.union(ids, first, f"rows that must lose the same positions in {describe(node)}")
+        if ids.shape[dim] > 1:
+            self.partition.union(ids, first, f"rows that must lose the same positions in {describe(node)}")
         return first
 
     # unify -------------------------------------------------------------------------------------------------------
 
-    def unify(self, operands: Sequence[Operand], shape: Shape, node: fx.Node) -> Fields:
-        """Fields of the elementwise combination of broadcast operands, of shape `shape`."""
+    def unify(self, operands: Sequence[Operand], shape: Shape, node: fx.Node, vanishes: Vanishes = all) -> Fields:
+        """Fields of the elementwise combination of broadcast operands, of shape `shape`.
+
+        vanishes: whether the result is zero where it is known of each operand whether it is.
+        """
         aligned = [_aligned(operand, len(shape)) for operand in operands]
-        every = [(index, item) for index, operand in enumerate(aligned) for item in operand.fields]
         reason = f"combined with an axis that cannot shrink in {describe(node)}"
+        every = [
+            (index, item)
+            for index, operand in enumerate(aligned)
+            for item in operand.fields
+            if all(self._shrinks_with(other, item, reason) for other in aligned)
+        ]
+        nested = set()
         for position, (index, item) in enumerate(every):
             for other_index, other in every[position + 1 :]:
-                if index != other_index and (item.axis in support(other.ids) or other.axis in support(item.ids)):
-                    self.partition.union(item.ids, other.ids, reason)
-            for operand in aligned:
-                if operand.shape[item.axis] > 1 and not any(item.axis in support(f.ids) for f in operand.fields):
-                    self.partition.hold(item.ids, reason)
-        widest: dict[int, Field] = {}
-        for _, item in every:
-            if item.axis not in widest or item.ids.numel() > widest[item.axis].ids.numel():
-                widest[item.axis] = item
-        return tuple(widest.values())
+                if index != other_index:
+                    nested.add(self._meet(item, other, reason))
+        joined: dict[int, Field] = {}  # of those that are now one, the smallest says it all
+        left = [item for _, item in every if item not in nested]
+        for item in sorted(left, key=lambda item: item.ids.numel(), reverse=self.finest):
+            joined.setdefault(item.axis, item)
+        zero = {
+            axis: vanishes([any(item.axis == axis and item.zero for item in operand.fields) for operand in aligned])
+            for axis in joined
+        }
+        return tuple(replace(item, zero=zero[axis]) for axis, item in joined.items())
+
+    def _shrinks_with(self, operand: Operand, item: Field, reason: str) -> bool:
+        """Whether the operand can get shorter where the field does, or need not; else the field is held."""
+        if operand.shape[item.axis] == 1 or any(item.axis in support(other.ids) for other in operand.fields):
+            return True
+        self.partition.hold(item.ids, reason)
+        return False
+
+    def _meet(self, item: Field, other: Field, reason: str) -> Field | None:
+        """Join two fields that shrink one axis; of two that nest but would shrink different ones, give the coarse."""
+        if item.axis == other.axis:
+            self.partition.union(item.ids, other.ids, reason)
+        elif item.axis in support(other.ids) or other.axis in support(item.ids):
+            coarse, fine = sorted((item, other), key=lambda one: len(support(one.ids)))
+            self.conflicts.append(Conflict(coarse, fine, reason))
+            return coarse
+        return None
 
     # reduce ------------------------------------------------------------------------------------------------------
 
     def reduce(self, fields: Fields, dims: Sequence[int], keepdim: bool, node: fx.Node) -> Fields:
-        """Fields after a sum over `dims`: one within them ends, one partly inside is joined along them."""
+        """Fields after a sum over `dims`: one within them ends, one partly inside is joined along them.
+
+        A field whose removed positions are not zero would be missed in the sum: it cannot shrink there.
+        """
+        lost = tuple(item for item in fields if item.axis in dims and not item.zero)
+        kept = self.fix(lost, dims, f"a removed channel is not zero there, and would be missed in {describe(node)}")
         left: list[Field] = []
-        for item in fields:
-            if item.axis in dims:
-                continue
+        for item in (*(item for item in fields if item.axis not in dims), *kept):
             ids = item.ids
             for dim in dims:
                 ids = self.join_along(ids, dim, node)
@@ -145,7 +222,26 @@ class Flow:
             if not keepdim:
                 ids = ids.reshape([size for dim, size in enumerate(ids.shape) if dim not in dims])
                 axis -= sum(dim < item.axis for dim in dims)
-            left += self.normalized(ids, (axis,))
+            left += self.normalized(ids, (axis,), item.zero)
+        reason = f"combined with an axis that cannot shrink in {describe(node)}"
+        nested = {self._meet(item, other, reason) for item, other in combinations(left, 2)}
+        return tuple(item for item in left if item not in nested)
+
+    def fix(self, fields: Fields, dims: Sequence[int], reason: str) -> Fields:
+        """Fields where nothing may shrink along `dims`: rows are joined along them, what has no other axis is held."""
+        left: list[Field] = []
+        for item in fields:
+            touched = set(dims) & set(support(item.ids))
+            if not touched:
+                left.append(item)
+            elif touched == set(support(item.ids)):
+                self.partition.hold(item.ids, reason)
+            else:
+                ids = item.ids
+                for dim in touched:
+                    self.partition.union(ids, ids.narrow(dim, 0, 1), reason)
+                    ids = ids.narrow(dim, 0, 1)
+                left += self.normalized(ids, (item.axis,), item.zero)
         return tuple(left)
 
     def hold(self, fields: Fields, reason: str) -> None:
@@ -184,51 +280,6 @@ def support(ids: Tensor) -> tuple[int, ...]:
     return tuple(dim for dim, size in enumerate(ids.shape) if size > 1)
 
 
-def bound_arguments(node: fx.Node) -> dict[str, Any]:
-    """Each argument of a call of an operator by its schema name, defaults filled in; values are as in the graph."""
-    assert isinstance(node.target, OpOverload)
-    bound: dict[str, Any] = {}
-    for position, argument in enumerate(node.target._schema.arguments):
-        if position < len(node.args):
-            bound[argument.name] = node.args[position]
-        else:
-            bound[argument.name] = node.kwargs.get(argument.name, argument.default_value)
-    return bound
-
-
-_REQUIRED = object()
-
-
-def argument(node: fx.Node, name: str, missing: Any = _REQUIRED) -> Any:
-    """The argument of an ATen call by its name in the schema, given or default; `missing` where the op has none."""
-    bound = bound_arguments(node)
-    if name not in bound and missing is _REQUIRED:
-        raise KeyError(f"{node.target} has no argument {name}")
-    return bound.get(name, missing)
-
-
-def source_of(node: fx.Node) -> fx.Node:
-    """The first argument of a call, which must be a node."""
-    source = node.args[0]
-    assert isinstance(source, fx.Node)
-    return source
-
-
-def concrete(size: Any) -> int:
-    """A size as a number: for a symbolic one, that of the example."""
-    return size if isinstance(size, int) else int(size.node.hint)
-
-
-def concrete_shape(node: fx.Node) -> Shape:
-    """The shape of a node's value on the example."""
-    return tuple(concrete(size) for size in node.meta["val"].shape)
-
-
-def tensor_arguments(node: fx.Node) -> list[fx.Node]:
-    """The arguments of a call that are tensors, those inside lists included."""
-    return [arg for arg in node.all_input_nodes if isinstance(arg.meta.get("val"), Tensor)]
-
-
 def broadcast_shape(shapes: Iterable[Sequence[int]]) -> Shape:
     """The shape that operands of these shapes broadcast to."""
     return tuple(torch.broadcast_shapes(*shapes))
@@ -251,8 +302,17 @@ def matched_dims(before: Shape, after: Shape) -> Iterator[tuple[range, range]]:
         yield range(start_i, i), range(start_j, j)
 
 
+def laid_along(operand: Operand, axis: int, rank: int) -> Operand:
+    """A one-dimensional operand laid along `axis` of a tensor of `rank` dimensions."""
+    view = tuple(-1 if dim == axis else 1 for dim in range(rank))
+    shape = tuple(operand.shape[0] if dim == axis else 1 for dim in range(rank))
+    return Operand(shape, tuple(replace(item, ids=item.ids.reshape(view), axis=axis) for item in operand.fields))
+
+
 def _aligned(operand: Operand, rank: int) -> Operand:
     """The operand with leading dimensions of size 1 up to `rank`."""
     extra = rank - len(operand.shape)
-    fields = tuple(Field(item.ids[(None,) * extra], item.axis + extra) for item in operand.fields)
+    if not extra:
+        return operand
+    fields = tuple(replace(item, ids=item.ids[(None,) * extra], axis=item.axis + extra) for item in operand.fields)
     return Operand((1,) * extra + operand.shape, fields)

@@ -2,68 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.capture import capture_info
-from fxprune.coupling.blocks import Family, block_families
+from fxprune.coupling.blocks import Family, solve
 from fxprune.coupling.flow import Flow
 from fxprune.coupling.partition import Partition
 from fxprune.coupling.propagate import Births, axes_of_units, give_birth, held_axes, propagate
 from fxprune.types import Axis, ChannelGroup, Coupling, Field, Role, Source
 
 
-def analyze(gm: fx.GraphModule) -> Coupling:
+def analyze(gm: fx.GraphModule, heads: bool = False) -> Coupling:
     """The coupling of a captured graph: groups that can shrink, and axes that cannot, with the reasons.
 
     gm: from `fxprune.capture`, or the result of shrinking one. It is only read.
+    heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
     """
     partition = Partition()
     names = capture_info(gm).names
     births = give_birth(gm, names, partition)
-    _hold_unborn(births, partition)
-    flow = propagate(gm, births, partition)
+    flow = propagate(gm, births, partition, heads)
     if _hold_orphans(births, partition, flow):
-        flow = propagate(gm, births, partition)
-    return _coupling(births, partition, flow, names)
-
-
-def _hold_unborn(births: Births, partition: Partition) -> None:
-    """Tensors other than floating point are indices and counters: they stay as they are."""
-    for name, tensor in births.tensors.items():
-        if not (tensor.is_floating_point() or tensor.is_complex()):
-            for item in births.fields[name]:
-                partition.hold(item.ids, f"`{name}` holds {tensor.dtype} values, not channels")
+        flow = propagate(gm, births, partition, heads)
+    return _coupling(births, partition, flow, names, heads)
 
 
 def _hold_orphans(births: Births, partition: Partition, flow: Flow) -> bool:
-    """Classes that no parameter produces are permanent; whether there were any."""
+    """Classes that nothing produces, or that lie on no parameter, are permanent; whether there were any."""
     consumed = _consumed(births, flow)
-    produced = [
-        partition.canonical(item.ids).flatten()
-        for name, fields in births.fields.items()
-        for item in fields
-        if Axis(name, item.axis) not in consumed
-    ]
-    made = torch.zeros(partition.count, dtype=torch.bool)
-    made[torch.cat([torch.zeros(1, dtype=torch.int64), *produced])] = True
+    made, useful = (torch.zeros(partition.count, dtype=torch.bool) for _ in range(2))
+    made[0] = useful[0] = True
+    for name, fields in births.fields.items():
+        for item in fields:
+            ids = partition.canonical(item.ids).flatten()
+            if Axis(name, item.axis) not in consumed:
+                made[ids] = True
+            if not _is_buffer(births, name):
+                useful[ids] = True
     everything = [item.ids for fields in births.fields.values() for item in fields]
-    for ids in (*everything, *flow.padding.values()):
+    for ids in (*everything, *births.virtual.values()):
         ids = partition.canonical(ids).flatten()
-        partition.hold(ids[~made[ids]], "what it reads is not made by a parameter")
+        partition.hold(ids[~(made & useful)[ids]], "what it reads is not made by a parameter")
     return partition.settle()
 
 
+def _is_buffer(births: Births, name: str) -> bool:
+    return not isinstance(births.tensors[name], nn.Parameter)
+
+
 def _consumed(births: Births, flow: Flow) -> set[Axis]:
-    """The axes that contractions read, by the first names of their tensors."""
-    return {Axis(births.canonical[axis.param], axis.dim) for axis in flow.consumed}
+    """The axes that contractions read and nothing makes a channel of, by the first names of their tensors."""
+    indices = {Axis(births.canonical[name], 0) for name in flow.indices}
+    return indices | {Axis(births.canonical[axis.param], axis.dim) for axis in flow.consumed - flow.produced}
 
 
-def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str, ...]) -> Coupling:
-    order = sorted(births.fields, key=lambda name: names.index(name) if name in names else len(names))
+def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str, ...], heads: bool) -> Coupling:
+    place = {name: index for index, name in enumerate(names)}
+    order = sorted(births.fields, key=lambda name: (_is_buffer(births, name), place.get(name, len(names))))
     live = {
         name: tuple(found for item in births.fields[name] for found in flow.normalized(item.ids, (item.axis,)))
         for name in order
@@ -74,8 +74,9 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
         for name in order
         for item in live[name]
     }
-    families = block_families(flow.constrained)
-    members = _members(live, roles, families)
+    axes = axes_of_units((item.ids for fields in live.values() for item in fields), partition.count)
+    families = solve(flow.constrained, axes).families
+    members = _members(live, roles, families, axes)
     renumber = torch.zeros(int(max((max(ids) for ids, _ in members), default=0)) + 1, dtype=torch.int64)
     home = torch.full((len(renumber),), -1)
     offsets = [1]
@@ -83,7 +84,7 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
         renumber[list(ids)] = torch.arange(offsets[-1], offsets[-1] + len(ids))
         home[list(ids)] = index
         offsets.append(offsets[-1] + len(ids))
-    sources = _sources(live, roles, home, renumber, len(members))
+    sources = _sources(live, roles, home, renumber, len(members), flow)
     groups = [
         _group(name, blocks, offset, len(ids), source, renumber, births)
         for name, (ids, blocks), offset, source in zip(
@@ -99,6 +100,7 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
             alias: _renumbered(live[name], renumber) for alias, name in births.canonical.items() if name in live
         },
         changes_statistics=tuple(flow.statistics),
+        heads=heads,
     )
 
 
@@ -106,16 +108,18 @@ Members = list[tuple[tuple[int, ...], Family]]
 
 
 def _members(
-    live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role], families: tuple[Family, ...]
+    live: Mapping[str, tuple[Field, ...]],
+    roles: Mapping[Axis, Role],
+    families: tuple[Family, ...],
+    axes: Sequence[int],
 ) -> Members:
     """Ids of each group in order, with its blocks: same axes (and as often), or one family of blocks."""
-    axes = axes_of_units(item.ids for fields in live.values() for item in fields)
     family_of = {unit: index for index, family in enumerate(families) for row in family for unit in row}
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    groups: dict[tuple[str, int], list[int]] = {}
     for unit in _in_order(live, roles):
-        key = (family_of[unit],) if unit in family_of else axes[unit]
+        key = ("family", family_of[unit]) if unit in family_of else ("axes", axes[unit])
         groups.setdefault(key, []).append(unit)
-    return [(tuple(ids), families[key[0]] if isinstance(key[0], int) else ()) for key, ids in groups.items()]
+    return [(tuple(ids), families[index] if kind == "family" else ()) for (kind, index), ids in groups.items()]
 
 
 def _in_order(live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role]) -> dict[int, None]:
@@ -129,7 +133,7 @@ def _in_order(live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role])
 
 
 def _names(members: Members, live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role]) -> list[str]:
-    """The first producing parameter of each group, with #k where several groups share it."""
+    """The first producing parameter of each group (a buffer where there is none), with #k where several share it."""
     producer: dict[int, str] = {}
     for name, fields in live.items():
         for item in fields:
@@ -146,11 +150,18 @@ def _names(members: Members, live: Mapping[str, tuple[Field, ...]], roles: Mappi
 
 
 def _sources(
-    live: Mapping[str, tuple[Field, ...]], roles: Mapping[Axis, Role], home: Tensor, renumber: Tensor, count: int
+    live: Mapping[str, tuple[Field, ...]],
+    roles: Mapping[Axis, Role],
+    home: Tensor,
+    renumber: Tensor,
+    count: int,
+    flow: Flow,
 ) -> list[list[tuple[Axis, Source]]]:
     """Where the units of each group lie, by the index of the group."""
     sources: list[list[tuple[Axis, Source]]] = [[] for _ in range(count)]
     for param, fields in live.items():
+        if param in flow.indices:
+            continue  # an index says where to read: it holds no channel's values
         for item in fields:
             axis, groups = Axis(param, item.axis), home[item.ids]
             for group in torch.unique(groups[groups >= 0]).tolist():
@@ -177,4 +188,4 @@ def _renumbered(value: Any, table: Tensor) -> Any:
     """Fields with ids renumbered so that those of a group follow one another."""
     if isinstance(value, list):
         return tuple(_renumbered(item, table) for item in value)
-    return tuple(Field(table[item.ids], item.axis) for item in value)
+    return tuple(replace(item, ids=table[item.ids]) for item in value)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from fxprune.coupling.flow import concrete_shape
+from fxprune.calls import concrete_shape
 from fxprune.errors import PlanError, describe
 from fxprune.types import Coupling, Field, Plan
 

@@ -34,11 +34,23 @@ class Partition:
 
     def union(self, left: Tensor, right: Tensor, reason: str) -> None:
         """Join elementwise, with broadcasting. What is joined with id 0 is held, for `reason`."""
-        left, right = torch.broadcast_tensors(left, right)
+        self._join(self._first_rows(left, right, reason), self._first_rows(right, left, reason), reason)
+
+    def _first_rows(self, ids: Tensor, other: Tensor, reason: str) -> Tensor:
+        """The first rows of `ids` along what `other` is broadcast over: all rows there meet the same, so they join."""
+        for dim in range(-ids.ndim, 0):
+            if ids.shape[dim] > 1 and (-dim > other.ndim or other.shape[dim] == 1):
+                first = ids.narrow(dim, 0, 1)
+                self._join(ids, first.expand_as(ids), reason)
+                ids = first
+        return ids
+
+    def _join(self, left: Tensor, right: Tensor, reason: str) -> None:
         self.hold(torch.where(left == 0, right, 0), reason)
         self.hold(torch.where(right == 0, left, 0), reason)
         differ = (left != right) & (left != 0) & (right != 0)
         if differ.any():
+            left, right = torch.broadcast_tensors(left, right)
             self._edges.append((left[differ], right[differ]))
 
     def hold(self, ids: Tensor, reason: str) -> None:
@@ -46,6 +58,10 @@ class Partition:
         ids = ids[ids != 0].unique()
         if len(ids):
             self._holds.append((ids, reason))
+
+    def discard(self) -> None:
+        """Forget the unions and holds since the last `settle`."""
+        self._edges, self._holds = [], []
 
     def canonical(self, ids: Tensor) -> Tensor:
         """Ids as representatives of their classes at the last `settle`; those of held classes are 0."""
@@ -87,7 +103,8 @@ def _connected(classes: Tensor, edges: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The smallest id of each class after joining `edges`: hooking onto the smaller label, then pointer jumping."""
     if not edges:
         return classes
-    left, right = torch.cat([a for a, _ in edges]), torch.cat([b for _, b in edges])
+    pairs = torch.cat([a * len(classes) + b for a, b in edges]).unique()
+    left, right = pairs // len(classes), pairs % len(classes)
     while True:
         a, b = classes[left], classes[right]
         if torch.equal(a, b):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.coupling import contract, moves  # noqa: F401 (their rules register on import)
-from fxprune.coupling.blocks import equal_rows
-from fxprune.coupling.flow import RULES, Flow, argument
+from fxprune.calls import argument, bound_arguments
+from fxprune.coupling import joining, recurrent, reduce, reshape, slicing  # noqa: F401 (their rules register on import)
+from fxprune.coupling.blocks import join_crossings
+from fxprune.coupling.flow import RULES, Conflict, Flow
+from fxprune.coupling.indices import index_roots
 from fxprune.coupling.partition import Partition
 from fxprune.coupling.unify import pointwise, unknown
+from fxprune.errors import describe
 from fxprune.types import Axis, Field
 
 aten = torch.ops.aten
@@ -25,37 +29,89 @@ class Births:
     canonical: for each attribute of the graph the first name of the same tensor.
     tensors: each tensor once, by its first name.
     fields: a fresh field per axis.
+    virtual: units of constants, by the call that makes them.
     """
 
     canonical: dict[str, str]
     tensors: dict[str, Tensor]
     fields: dict[str, tuple[Field, ...]] = field(default_factory=dict)
+    virtual: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
 
 
-def propagate(gm: fx.GraphModule, births: Births, partition: Partition) -> Flow:
+def propagate(gm: fx.GraphModule, births: Births, partition: Partition, heads: bool = False) -> Flow:
     """Run every op on the fields until nothing more is joined; the last pass is returned."""
-    padding: dict[tuple[fx.Node, int, int], Tensor] = {}
-    while True:
-        flow = Flow(partition, padding=padding)
+    activations, indices = _activations(gm), index_roots(gm)
+
+    def once(finest: bool = False) -> Flow:
+        flow = Flow(
+            partition, heads=heads, virtual=births.virtual, activations=activations, indices=indices, finest=finest
+        )
         for node in gm.graph.nodes:
             flow.values[node] = _value(flow, node, births)
+        return flow
+
+    if heads:
+        _join_heads(once(finest=True).whole, partition)
+    while True:
+        flow = once()
+        if partition.settle():
+            continue
+        _resolve(flow.conflicts, births, partition)
         if partition.settle():
             continue
         if flow.constrained:
             live = [partition.canonical(item.ids) for fields in births.fields.values() for item in fields]
-            equal_rows(partition, flow.constrained, axes_of_units(live))
+            join_crossings(partition, flow.constrained, axes_of_units(live, partition.count))
         if not partition.settle():
             return flow
 
 
-def axes_of_units(axes: Iterable[Tensor]) -> dict[int, tuple[tuple[int, int], ...]]:
-    """For each id the axes, by their number, that it lies on, and how often."""
-    found: dict[int, list[tuple[int, int]]] = {}
-    for index, ids in enumerate(axes):
-        units, counts = torch.unique(ids[ids != 0], return_counts=True)
-        for unit, count in zip(units.tolist(), counts.tolist(), strict=True):
-            found.setdefault(unit, []).append((index, count))
-    return {unit: tuple(places) for unit, places in found.items()}
+def _join_heads(whole: Iterable[tuple[Field, Sequence[int]]], partition: Partition) -> None:
+    """Make heads whole before anything else is joined inside them, such as by tables that all heads share."""
+    partition.discard()
+    for item, inside in whole:
+        for axis in inside:
+            partition.union(item.ids, item.ids.narrow(axis, 0, 1), "one head")
+    partition.settle()
+
+
+def _activations(gm: fx.GraphModule) -> frozenset[fx.Node]:
+    """The nodes that depend on an input."""
+    found: set[fx.Node] = set()
+    for node in gm.graph.nodes:
+        if node.op == "placeholder" or not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return frozenset(found)
+
+
+def _resolve(conflicts: Iterable[Conflict], births: Births, partition: Partition) -> None:
+    """Fields that nest but shrink different axes: a unit of single numbers stays for the other's sake, others join."""
+    if not conflicts:
+        return
+    matrices = torch.zeros(partition.count, dtype=torch.bool)
+    for name, fields in births.fields.items():
+        if sum(size > 1 for size in births.tensors[name].shape) > 1:
+            for item in fields:
+                matrices[partition.canonical(item.ids)] = True
+    matrices[0] = False  # permanent
+    for coarse, fine, reason in conflicts:
+        if bool(matrices[coarse.ids].any()):
+            partition.union(coarse.ids, fine.ids, reason)
+        else:
+            partition.hold(coarse.ids, f"along it lie rows of another group, {reason}")
+
+
+def axes_of_units(axes: Iterable[Tensor], count: int) -> list[int]:
+    """For each of `count` ids a number that two ids share if they lie on the same axes, equally often on each."""
+    places, following = torch.zeros(count, dtype=torch.int64), 1
+    for ids in axes:
+        units, times = torch.unique(ids[ids != 0], return_counts=True)
+        if len(units):
+            seen, split = torch.unique(torch.stack([places[units], times]), dim=1, return_inverse=True)
+            places[units] = split + following
+            following += seen.shape[1]
+    numbers: list[int] = places.tolist()
+    return numbers
 
 
 def _value(flow: Flow, node: fx.Node, births: Births) -> object:
@@ -65,16 +121,39 @@ def _value(flow: Flow, node: fx.Node, births: Births) -> object:
         found = (flow.normalized(item.ids, (item.axis,)) for item in births.fields[name])
         return tuple(item for fields in found for item in fields)
     if node.op == "output":
-        for source in node.all_input_nodes:
-            flow.hold(flow.values[source], "an output of the network")
-    if node.op != "call_function" or "val" not in node.meta:
+        flow.hold(_read(flow, node), "an output of the network")
+    if node.op != "call_function" or not _holds_tensors(node):
         return ()
+    if _draws(node):
+        flow.hold(_read(flow, node), f"its width changes which random numbers are drawn by {describe(node)}")
+        return unknown(flow, node)
     if node.target in RULES:
         return RULES[node.target](flow, node)
     if isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags:
         mutates = node.target._schema.is_mutable
         return unknown(flow, node) if mutates else pointwise(flow, node)
     return unknown(flow, node)
+
+
+def _read(flow: Flow, node: fx.Node) -> tuple[Field, ...]:
+    """All fields on the arguments of a node."""
+    values = (flow.values[source] for source in node.all_input_nodes)
+    several = (value if isinstance(value, list) else [value] for value in values)
+    return tuple(item for value in several for fields in value for item in fields)
+
+
+def _draws(node: fx.Node) -> bool:
+    """Whether a call draws random numbers."""
+    if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in node.target.tags:
+        return False
+    given = bound_arguments(node)
+    return given.get("train", given.get("training", True)) is not False and given.get("dropout_p", 1) != 0
+
+
+def _holds_tensors(node: fx.Node) -> bool:
+    """Whether the value of a call is a tensor, or several; sizes of the batch are numbers, which no unit lies on."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) or (isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value))
 
 
 def give_birth(gm: fx.GraphModule, names: tuple[str, ...], partition: Partition) -> Births:

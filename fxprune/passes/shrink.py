@@ -14,7 +14,7 @@ from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, describe, shape_of
 from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, refresh_metadata, replace_tensors, state
 from fxprune.passes.pin_sizes import PinSizes
-from fxprune.passes.sizes import RESIZE, same_shape, set_argument
+from fxprune.passes.sizes import RESIZE, moved_positions, same_shape, set_argument
 from fxprune.types import Plan
 
 
@@ -39,8 +39,9 @@ class Shrink(PassBase):
         """Rewrite in place, unless the graph has been shrunk already."""
         if DENSE in state(graph_module):
             return PassResult(graph_module, False)
-        coupling = analyze(graph_module)
-        plan = check_plan(coupling, self.plan or state(graph_module)[PLAN])
+        plan = self.plan or state(graph_module)[PLAN]
+        coupling = analyze(graph_module, plan.heads)
+        plan = check_plan(coupling, plan)
         kept = Kept.under(coupling, plan)
         state(graph_module).update({DENSE: clone(graph_module), PLAN: plan, COUPLING: coupling})
         changes = {node: RESIZE[node.target](node, kept) for node in graph_module.graph.nodes if node.target in RESIZE}
@@ -48,8 +49,11 @@ class Shrink(PassBase):
             for name, value in arguments.items():
                 set_argument(node, name, value)
 
+        moved = moved_positions(graph_module, kept)
+
         def cut(name: str, tensor: Tensor) -> Tensor:
-            return kept.cut(tensor, coupling.param_fields.get(name, ()))
+            left = kept.cut(tensor, coupling.param_fields.get(name, ()))
+            return moved[name].to(left)[left.long()] if name in moved else left
 
         replace_tensors(graph_module, cut)
         refresh_metadata(graph_module)
@@ -76,6 +80,6 @@ def shrink(gm: fx.GraphModule, plan: Plan) -> fx.GraphModule:
     if DENSE in state(gm):
         raise PlanError("this graph has been shrunk already: shrink the captured original, or capture the result anew")
     small = clone(gm)
-    for step in (PinSizes(), Shrink(plan)):
+    for step in (PinSizes(plan.heads), Shrink(plan)):
         step(small)
     return small

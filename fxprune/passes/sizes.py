@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from fxprune.coupling.flow import argument, concrete, concrete_shape, source_of
+from fxprune.calls import argument, concrete, concrete_shape, dim_argument, source_of
+from fxprune.coupling.indices import index_of, root_of
 from fxprune.coupling.kept import Kept
 
 aten = torch.ops.aten
@@ -35,32 +38,73 @@ def set_argument(node: fx.Node, name: str, value: Any) -> None:
     node.update_kwarg(name, value)
 
 
-@resize(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default)
+@resize(aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default, aten.zeros.default,
+        aten.ones.default, aten.full.default, aten.new_zeros.default, aten.new_ones.default,
+        aten.new_full.default)  # fmt: skip
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     name = "shape" if node.target is aten.reshape.default else "size"
-    return {name: _literals(argument(node, name), kept.shape(node))}
+    return {name: _literals(node, argument(node, name), kept.shape(node))}
+
+
+@resize(aten.repeat.default, aten.tile.default)
+def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
+    name = "repeats" if node.target is aten.repeat.default else "dims"
+    counts, after, before = argument(node, name), kept.shape(node), kept.shape(source_of(node))
+    skip = len(after) - len(counts)
+    before = (1,) * (len(after) - len(before)) + before
+    ratios = [new // old for new, old in zip(after[skip:], before[skip:], strict=True)]
+    return {name: [count if isinstance(count, fx.Node) else new for count, new in zip(counts, ratios, strict=True)]}
+
+
+@resize(aten.select.int, aten.select_scatter.default)
+def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
+    source, dim = source_of(node), dim_argument(node)
+    if kept.positions(source, dim) is None:
+        return {}
+    return {"index": kept.count(source, dim, 0, argument(node, "index") % concrete_shape(source)[dim])}
+
+
+@resize(aten.roll.default)
+def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
+    source, shape = source_of(node), concrete_shape(source_of(node))
+    shifts = []
+    for shift, dim in zip(argument(node, "shifts"), argument(node, "dims") or (), strict=False):
+        size = shape[dim]
+        whole = kept.positions(source, dim % len(shape)) is None
+        shifts.append(shift if whole else kept.count(source, dim % len(shape), size - shift % size, size))
+    return {"shifts": shifts or argument(node, "shifts")}
+
+
+@resize(aten.group_norm.default)
+def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
+    channels, groups = concrete_shape(node)[1], argument(node, "num_groups")
+    return {"num_groups": kept.shape(node)[1]} if groups == channels else {}
+
+
+@resize(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
+    return {"groups": kept.shape(node)[1] // kept.shape(argument(node, "weight"))[1]}
 
 
 @resize(aten.unflatten.int)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     sizes = argument(node, "sizes")
     first = argument(node, "dim") % len(concrete_shape(source_of(node)))
-    return {"sizes": _literals(sizes, kept.shape(node)[first : first + len(sizes)])}
+    return {"sizes": _literals(node, sizes, kept.shape(node)[first : first + len(sizes)])}
 
 
 @resize(aten.split_with_sizes.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     source, sizes = source_of(node), argument(node, "split_sizes")
-    axis = argument(node, "dim") % len(concrete_shape(source))
+    axis = dim_argument(node)
     ends = [sum(sizes[: index + 1]) for index in range(len(sizes))]
     return {"split_sizes": [kept.count(source, axis, end - size, end) for size, end in zip(sizes, ends, strict=True)]}
 
 
-@resize(aten.slice.Tensor)
+@resize(aten.slice.Tensor, aten.slice_scatter.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
-    source = source_of(node)
-    axis = argument(node, "dim") % len(concrete_shape(source))
-    if kept.positions(source, axis) is None:
+    source, axis = source_of(node), dim_argument(node)
+    if kept.positions(source, axis) is None or argument(node, "step") != 1:  # whole steps leave
         return {}
     ends = {"start": argument(node, "start"), "end": argument(node, "end")}
     return {name: kept.count(source, axis, 0, end) for name, end in ends.items() if end}
@@ -69,7 +113,7 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 @resize(aten.narrow.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     source, start, length = source_of(node), argument(node, "start"), argument(node, "length")
-    axis = argument(node, "dim") % len(concrete_shape(source))
+    axis = dim_argument(node)
     if kept.positions(source, axis) is None:
         return {}
     return {
@@ -101,9 +145,41 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     return {"normalized_shape": list(kept.shape(node)[-len(argument(node, "normalized_shape")) :])}
 
 
-def _literals(sizes: Sequence[Any], shape: Sequence[int]) -> list[Any]:
-    """Sizes with every literal but -1 taken from `shape`; symbolic ones stay."""
-    return [size if isinstance(size, fx.Node) or size == -1 else new for size, new in zip(sizes, shape, strict=True)]
+def _literals(node: fx.Node, sizes: Sequence[Any], shape: Sequence[int]) -> list[Any]:
+    """Sizes with every literal but -1 taken from `shape`; computed ones stay, as far as they follow from the batch."""
+    found: list[Any] = []
+    for size, new in zip(sizes, shape, strict=True):
+        if isinstance(size, fx.Node):
+            found.append(size if concrete(size) == new else _scaled(node, size, new))
+        else:
+            found.append(size if size == -1 else new)
+    return found
+
+
+def _scaled(node: fx.Node, size: fx.Node, new: int) -> fx.Node:
+    """A computed size, such as batch * heads, in which the factor that shrinks is another one."""
+    common = math.gcd(concrete(size), new)
+    with node.graph.inserting_before(node):
+        scaled = node.graph.call_function(operator.mul, (size, new // common))
+        scaled.meta["val"] = size.meta["val"] * (new // common)
+        whole = node.graph.call_function(operator.floordiv, (scaled, concrete(size) // common))
+        whole.meta["val"] = scaled.meta["val"] // (concrete(size) // common)
+    return whole
+
+
+def moved_positions(gm: fx.GraphModule, kept: Kept) -> dict[str, Tensor]:
+    """For each index along a shrinking axis, by its name: where each position of that axis went (-1 for nowhere)."""
+    moved = {}
+    for node in gm.graph.nodes:
+        index = index_of(node)
+        if index is None:
+            continue
+        indices = argument(node, "indices", None)
+        dim = dim_argument(node) if indices is None else next(d for d, i in enumerate(indices) if i is not None)
+        stays = kept.positions(source_of(node), dim)
+        if stays is not None:
+            moved[str(root_of(index).target)] = torch.where(stays, stays.cumsum(0) - 1, -1)
+    return moved
 
 
 def same_shape(found: Sequence[Any], predicted: Sequence[int]) -> bool:

@@ -13,10 +13,10 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from torch.utils import _pytree as pytree
 
+from fxprune.calls import argument
 from fxprune.capture import capture_info
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
-from fxprune.coupling.flow import argument
 from fxprune.coupling.kept import Kept
 from fxprune.errors import RewriteError, VerificationError
 from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, replace_tensors, state
@@ -70,15 +70,16 @@ def verify(
     The oracle is the original with every slice of the removed units set to zero; where a normalisation mixes channels,
     its statistics are taken over the kept ones.
     """
-    coupling = coupling or analyze(gm)
+    coupling = coupling or analyze(gm, plan.heads)
     kept = Kept.under(coupling, check_plan(coupling, plan))
     oracle = _Oracle(masked(gm, kept), kept)
     shrunk = in_float64(small)
     errors: list[list[float]] = []
     with torch.no_grad():
         for args, kwargs in _inputs(gm, seed):
+            leaves = copy.deepcopy(pytree.tree_leaves((args, kwargs)))  # a forward may write into its inputs
             with _repeatable(seed, torch.float64):
-                wanted = pytree.tree_leaves(oracle.run(*pytree.tree_leaves((args, kwargs)), enable_io_processing=False))
+                wanted = pytree.tree_leaves(oracle.run(*leaves, enable_io_processing=False))
             with _repeatable(seed, torch.float64):
                 found = pytree.tree_leaves(shrunk(*args, **kwargs))
             errors.append([relative_error(a, b) for a, b in zip(found, wanted, strict=True)])
@@ -98,8 +99,10 @@ def confirm(gm: fx.GraphModule, lifted: nn.Module) -> None:
         runs = []
         for network in (gm, lifted):
             with _repeatable(0):
-                twin = copy.deepcopy(network)  # a forward may write into buffers
-                runs.append(pytree.tree_leaves(twin(*info.args, **info.kwargs)))
+                twin, args, kwargs = copy.deepcopy(
+                    (network, info.args, dict(info.kwargs))
+                )  # a forward may write into them
+                runs.append(pytree.tree_leaves(twin(*args, **kwargs)))
     for wanted, found in zip(*runs, strict=True):
         error = relative_error(found, wanted)
         rounding = torch.finfo(wanted.dtype).eps if isinstance(wanted, Tensor) and wanted.is_floating_point() else 0.0
@@ -221,7 +224,20 @@ def _standardized(x: Tensor, stays: Tensor, dims: list[int], eps: float) -> Tens
     return (x - mean) / (variance + eps).sqrt()
 
 
-_MASKED: dict[Any, Any] = {aten.layer_norm.default: _layer_norm, aten.group_norm.default: _group_norm}
+def _rms_norm(node: fx.Node, stays: Tensor, x: Tensor, shape: list[int], weight: Any = None, eps: Any = None,
+              *_: Any) -> Tensor:  # fmt: skip
+    dims = list(range(x.ndim - len(shape), x.ndim))
+    left = stays.expand(x.shape).to(x)
+    square = (x.square() * left).sum(dims, keepdim=True) / left.sum(dims, keepdim=True)
+    normal = x * (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
+    return normal * weight if weight is not None else normal
+
+
+_MASKED: dict[Any, Any] = {
+    aten.layer_norm.default: _layer_norm,
+    aten.group_norm.default: _group_norm,
+    aten.rms_norm.default: _rms_norm,
+}
 
 
 def _inputs(gm: fx.GraphModule, seed: int) -> Iterable[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -239,4 +255,4 @@ def _inputs(gm: fx.GraphModule, seed: int) -> Iterable[tuple[tuple[Any, ...], di
 
 
 def _as_double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+    return leaf.double().clone() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf

@@ -8,10 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxprune.coupling.blocks import block_families, finest_families
 from fxprune.coupling.flow import matched_dims
 from fxprune.coupling.partition import Partition
-from fxprune.types import Field
 
 
 def test_matched_dims_of_a_split_and_a_merge() -> None:
@@ -72,13 +70,3 @@ def test_partition_agrees_with_a_naive_one(edges: list[tuple[int, int]]) -> None
         naive.update(dict.fromkeys(merged, merged))
     partition.settle()
     assert partition.canonical(ids).tolist() == [min(naive[int(unit)]) for unit in ids]
-
-
-def test_finer_blocks_imply_coarser_ones() -> None:
-    halves, quarters = ((1, 2, 3, 4), (5, 6, 7, 8)), ((1, 2), (3, 4), (5, 6), (7, 8))
-    assert finest_families((halves, quarters)) == (quarters,)
-
-
-def test_rows_with_unequal_permanents_are_no_blocks() -> None:
-    assert block_families([Field(torch.tensor([[1, 2], [3, 4]]), 1)]) == (((1, 2), (3, 4)),)
-    assert block_families([Field(torch.tensor([[1, 2], [0, 4]]), 1)]) == ()

@@ -80,7 +80,7 @@ def test_held_axes_name_node_op_and_line() -> None:
     assert held[fp.Axis("fc2.weight", 0)] == "an output of the network"
     reason = held[fp.Axis("conv1.weight", 1)]
     assert "`conv2d` (aten.conv2d.default)" in reason
-    assert "networks.py" in reason
+    assert "classifiers.py" in reason
     assert "self.conv1(x)" in reason
     assert "kernel" in held[fp.Axis("conv1.weight", 2)]
 
@@ -91,9 +91,9 @@ def test_slices_of_a_plain_unit() -> None:
         fp.Slice("conv1.0.weight", ((2,), None, None, None), "produces"),
         fp.Slice("conv1.1.weight", ((2,),), "produces"),
         fp.Slice("conv1.1.bias", ((2,),), "produces"),
+        fp.Slice("conv2.0.weight", (None, (2,), None, None), "consumes"),
         fp.Slice("conv1.1.running_mean", ((2,),), "produces"),
         fp.Slice("conv1.1.running_var", ((2,),), "produces"),
-        fp.Slice("conv2.0.weight", (None, (2,), None, None), "consumes"),
     )
 
 
@@ -115,7 +115,7 @@ def test_tied_weights_shrink_on_both_sides() -> None:
 
 
 class Mixing(nn.Module):
-    """An op that is not understood, a mean over channels, and a size that is read with a step."""
+    """An op that is not understood, shares of channels, and a largest channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,17 +124,17 @@ class Mixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         sorted_channels = torch.sort(self.a(x), dim=1).values.mean((1, 2, 3))
-        average = self.b(x).mean(1).mean((1, 2))
-        stepped = self.c(x)[:, ::2].amax((1, 2, 3))
-        return self.head(torch.stack([sorted_channels, average, stepped], 1))
+        shares = (self.b(x).softmax(1) ** 2).mean((1, 2, 3))
+        largest = self.c(x)[:, ::2].amax((1, 2, 3))
+        return self.head(torch.stack([sorted_channels, shares, largest], 1))
 
 
 def test_what_is_not_understood_is_held_with_the_reason() -> None:
     coupling = fp.analyze(fp.capture(Mixing(), images()))
     assert coupling.groups == ()
     assert "op not understood: `sort`" in coupling.held[fp.Axis("a.weight", 0)]
-    assert "its width changes the result of `mean" in coupling.held[fp.Axis("b.weight", 0)]
-    assert "read with a step by `slice" in coupling.held[fp.Axis("c.weight", 0)]
+    assert "its width changes the result of `softmax" in coupling.held[fp.Axis("b.weight", 0)]
+    assert "its width changes the result of `amax" in coupling.held[fp.Axis("c.weight", 0)]
 
 
 class Halves(nn.Module):

@@ -1,15 +1,10 @@
-"""Small networks, one for each mechanism, and what the oracle needs of them."""
+"""Small classifiers of images, which the whole pipeline runs on."""
 
 from __future__ import annotations
 
-import random
-
 import torch
-from torch import Tensor, fx, nn
-from torch.fx.passes.infra.pass_base import PassResult
+from torch import Tensor, nn
 from torch.nn import functional as F
-
-from fxprune.types import Coupling, Plan
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Sequential:
@@ -167,63 +162,3 @@ class Tied(nn.Module):
 NETWORKS: dict[str, type[nn.Module]] = {
     cls.__name__: cls for cls in (Plain, Residual, Padded, Dense, Depthwise, Grouped, Shuffle, LayerScaled, Tied)
 }
-
-
-def build(name: str, seed: int = 0) -> nn.Module:
-    """The network in evaluation mode, with BatchNorm statistics and affines that a mistake cannot hide behind."""
-    torch.manual_seed(seed)
-    model = NETWORKS[name]()
-    return randomized(model).eval()
-
-
-def randomized(model: nn.Module) -> nn.Module:
-    """Random statistics and affines in every BatchNorm, in place."""
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0, 0.3)
-                module.running_var.uniform_(0.5, 1.5)
-                module.weight.uniform_(0.5, 1.5)
-                module.bias.normal_(0, 0.3)
-    return model
-
-
-def images(batch: int = 2, size: int = 8, seed: int = 0) -> Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def random_plan(coupling: Coupling, seed: int, balanced: bool = False, only: str | None = None) -> Plan:
-    """A possible plan: in each group random units, equally many in each block; `balanced` keeps half of each group."""
-    rng = random.Random(seed)
-    kept = {}
-    for group in coupling.groups:
-        if only is None or group.name == only:
-            blocks = group.blocks or (tuple(range(group.width)),)
-            count = max(1, len(blocks[0]) // 2) if balanced else rng.randint(1, len(blocks[0]))
-            kept[group.name] = [unit for block in blocks for unit in rng.sample(block, count)]
-    return Plan(kept)
-
-
-def calls(gm: fx.GraphModule) -> str:
-    """The calls of an ATen graph as golden text: name, shape, op, and arguments that are not tensors."""
-    lines = []
-    for node in gm.graph.nodes:
-        if node.op != "call_function":
-            continue
-        shape = list(node.meta["val"].shape)[1:] if isinstance(node.meta.get("val"), Tensor) else ""
-        target = str(node.target).removeprefix("aten.")
-        sources = [source.name for source in node.all_input_nodes if source.op != "get_attr"]
-        literals = [str(arg) for arg in node.args if isinstance(arg, (int, list)) and not _has_node(arg)]
-        lines.append(f"{node.name}{shape} = {target}({', '.join(sources + literals)})")
-    return "\n".join(lines)
-
-
-def modified(result: PassResult | None) -> bool:
-    """What a pass says of itself."""
-    assert result is not None
-    return result.modified
-
-
-def _has_node(arg: object) -> bool:
-    return isinstance(arg, list) and all(isinstance(item, fx.Node) for item in arg)
