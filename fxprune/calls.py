@@ -53,7 +53,8 @@ def concrete(size: Any) -> int:
     """
     if isinstance(size, fx.Node):
         size = size.meta["val"]
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else size
+    hint: Any = size.node.hint if isinstance(size, torch.SymInt) else size
+    return int(hint)
 
 
 def concrete_shape(node: fx.Node) -> Shape:

@@ -71,9 +71,7 @@ Count = Callable[[fx.Node, Sizes], sympy.Expr]
 FLOPS: dict[Any, Count] = {}
 
 # Ops that torch.utils.flop_counter counts as none: their FLOPs follow our formula, and the report names them.
-UNCOUNTED = frozenset(
-    {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input, aten.bilinear.default}
-)
+UNCOUNTED = frozenset({aten.lstm.input, aten.bilinear.default})
 
 
 def flops(*targets: Any) -> Callable[[Count], Count]:

@@ -15,6 +15,7 @@ def check_plan(coupling: Coupling, plan: Plan) -> Plan:
         if name not in coupling.by_name:
             near = get_close_matches(name, coupling.by_name, n=3)
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see Coupling.groups for the names"
+            hint = hint if coupling.groups else "nothing in it can shrink, see Coupling.held for the reasons"
             raise PlanError(f"the plan names group {name!r}, which this network does not have: {hint}")
         _check_units(coupling.by_name[name], units)
         kept[name] = tuple(sorted(units))

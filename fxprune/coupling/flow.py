@@ -91,7 +91,7 @@ class Flow:
             return ()
         varying = support(ids)
         if not varying:  # one unit is the whole tensor: it cannot leave
-            self.partition.hold(ids, "the whole tensor is one unit")
+            self.partition.hold(ids, "without it a tensor would have no entries")
             return ()
         made = Field(ids, max((dim for dim in varying if dim in axes), default=varying[-1]), zero)
         if len(varying) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ def mixing(flow: Flow, node: fx.Node) -> Fields:
     """Ops along an axis that keep it: there every position reads the others."""
     fields = flow.fix(flow.values[source_of(node)], reduced_dims(node), _mixed(node))
     zero = "cum" in str(node.target)
-    return tuple(type(item)(item.ids, item.axis, item.zero and zero) for item in fields)
+    return tuple(replace(item, zero=item.zero and zero) for item in fields)
 
 
 @rule(aten.amax.default, aten.amin.default, aten.max.dim, aten.min.dim, aten.max.default, aten.min.default,
@@ -48,7 +49,9 @@ def selecting(flow: Flow, node: fx.Node) -> Any:
     first = value[0] if isinstance(value, (list, tuple)) else value
     fields = flow.fix(flow.values[source], dims, _mixed(node))
     left = flow.reduce(fields, dims, first.ndim == len(concrete_shape(source)), node)
-    return [left] * len(value) if isinstance(value, (list, tuple)) else left
+    if isinstance(value, (list, tuple)):  # the second is where it was found, or another statistic
+        return [left, tuple(replace(item, zero=False) for item in left)]
+    return left
 
 
 def reduced_dims(node: fx.Node) -> list[int]:

@@ -26,16 +26,36 @@ def along_one_axis(flow: Flow, node: fx.Node) -> Any:
     dim = dim_argument(node)
     several = isinstance(node.meta["val"], (list, tuple))
     parts: list[Fields] = [()] * (len(node.meta["val"]) if several else 1)
-    for item in _steps_whole(flow, node, flow.values[source_of(node)], dim):
+    for item in _cuttable(flow, node, _steps_whole(flow, node, flow.values[source_of(node)], dim), dim):
         if dim not in support(item.ids):
             parts = [(*part, item) for part in parts]
             continue
-        outputs = _run(node, item.ids)
-        ids = list(outputs) if several else [outputs]
-        parts = [part + flow.normalized(one, (item.axis,), item.zero) for part, one in zip(parts, ids, strict=True)]
+        pieces = _pieces(node, item.ids)
+        parts = [part + flow.normalized(ids, (item.axis,), item.zero) for part, ids in zip(parts, pieces, strict=True)]
         if dim == item.axis and not several and len(support(item.ids)) > 1:  # every row begins at the same position
             flow.normalized(item.ids.narrow(dim, 0, _start(node, item.ids.shape[dim])), (dim,))
     return parts if several else parts[0]
+
+
+def _pieces(node: fx.Node, ids: Tensor) -> list[Tensor]:
+    """What a split or slice, with its own arguments, makes of ids."""
+    target: Any = node.target
+    args, kwargs = pytree.tree_map_only(fx.Node, concrete, (node.args[1:], node.kwargs))
+    found = target(ids, *args, **kwargs)
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def _cuttable(flow: Flow, node: fx.Node, fields: Fields, dim: int) -> Fields:
+    """Fields of which every piece can lose something along `dim`; where a row is cut to one unit, rows leave whole."""
+    left: Fields = ()
+    for item in fields:
+        if item.axis == dim and len(support(item.ids)) > 1:
+            pieces = [flow.partition.canonical(ids) for ids in _pieces(node, item.ids)]
+            if any(ids.numel() and bool((ids == ids.narrow(dim, 0, 1)).all()) for ids in pieces):
+                left += flow.fix((item,), (dim,), f"cut to one position by {describe(node)}")
+                continue
+        left += (item,)
+    return left
 
 
 def _steps_whole(flow: Flow, node: fx.Node, fields: Fields, dim: int) -> Fields:
@@ -201,10 +221,3 @@ def _one_row(index: Tensor | None, dim: int) -> Tensor | None:
         return index.detach().cpu()
     lines = index.detach().cpu().movedim(dim, -1).flatten(0, -2)
     return lines[0] if bool((lines == lines[0]).all()) else None
-
-
-def _run(node: fx.Node, ids: Tensor) -> Any:
-    """The op of a call, with its other arguments, on ids."""
-    target: Any = node.target
-    args, kwargs = pytree.tree_map_only(fx.Node, concrete, (node.args[1:], node.kwargs))
-    return target(ids, *args, **kwargs)

@@ -107,8 +107,9 @@ def spatial(flow: Flow, node: fx.Node) -> Any:
     passing = flow.fix(flow.values[source], images, reason)
     for other in others:
         flow.hold(flow.values[other], reason)
-    outputs = node.meta["val"]
-    return [passing] * len(outputs) if isinstance(outputs, (list, tuple)) else passing
+    if isinstance(node.meta["val"], (list, tuple)):  # the second is where the maxima were found
+        return [passing, tuple(replace(item, zero=False) for item in passing)]
+    return passing
 
 
 @rule(aten.glu.default)

@@ -77,8 +77,10 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 
 @resize(aten.group_norm.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
-    channels, groups = concrete_shape(node)[1], argument(node, "num_groups")
-    return {"num_groups": kept.shape(node)[1]} if groups == channels else {}
+    stays, groups = kept.positions(node, 1), argument(node, "num_groups")
+    if stays is None:
+        return {}
+    return {"num_groups": int(stays.reshape(groups, -1).any(-1).sum())}  # less where whole groups leave
 
 
 @resize(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)

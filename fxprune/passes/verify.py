@@ -176,7 +176,10 @@ def masked(gm: fx.GraphModule, kept: Kept) -> fx.GraphModule:
 
 
 class _Oracle(fx.Interpreter):
-    """Runs the masked original, with statistics of normalisations over channels taken over the kept ones."""
+    """Runs the masked original, with statistics of normalisations over channels taken over the kept ones.
+
+    Where a removed unit divides by its own zero, the result counts as zero: nobody is to read it, but 0 * nan is nan.
+    """
 
     def __init__(self, gm: fx.GraphModule, kept: Kept) -> None:
         super().__init__(gm)
@@ -184,15 +187,18 @@ class _Oracle(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.name not in self.kept.coupling.changes_statistics:
-            return super().run_node(n)
-        args, kwargs = self.fetch_args_kwargs_from_env(n)
-        return _MASKED[n.target](n, self._stays(n), *args, **kwargs)
+            value = super().run_node(n)
+        else:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            value = _MASKED[n.target](n, self._stays(argument(n, "input")), *args, **kwargs)
+        if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
+            value = torch.where(self._stays(n).to(value.device) | value.isfinite(), value, 0)
+        return value
 
     def _stays(self, node: fx.Node) -> Tensor:
-        """Which positions of the node's input stay, broadcastable to it."""
-        source = argument(node, "input")
-        stays = torch.ones((1,) * source.meta["val"].ndim, dtype=torch.bool)
-        for item in self.kept.coupling.fields[source.name]:
+        """Which positions of the node's value stay, broadcastable to it."""
+        stays = torch.ones((1,) * node.meta["val"].ndim, dtype=torch.bool)
+        for item in self.kept.coupling.fields[node.name]:
             stays = stays & self.kept.mask[item.ids]
         return stays
 
