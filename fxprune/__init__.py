@@ -5,7 +5,7 @@ from fxprune.capture import capture
 from fxprune.cost import Cost, cost
 from fxprune.coupling import analyze
 from fxprune.errors import FxpruneError, PlanError
-from fxprune.passes.shrink import shrink
+from fxprune.exported import prune_exported, shrink
 from fxprune.passes.verify import verify
 from fxprune.report import Report
 from fxprune.types import Axis, Budget, ChannelGroup, Coupling, Field, Plan, Slice, Verification
@@ -31,6 +31,7 @@ __all__ = [
     "cost",
     "pipeline",
     "prune",
+    "prune_exported",
     "shrink",
     "verify",
 ]

@@ -91,6 +91,7 @@ def pipeline(
     multiple_of: int = 1,
     freeze: Iterable[str] = (),
     max_ratio: float | None = None,
+    heads: bool = False,
     progress: Progress = silent,
 ) -> tuple[PassBase, ...]:
     """The passes of a recipe, in order, for `prune` or any PassManager.
@@ -105,10 +106,10 @@ def pipeline(
     solving, training = (partial(progress, stage) for stage in ("reconstruct", "refine"))
     corrections = (Reconstruct(seed=seed, progress=solving), Fuse(), Refine(seed=seed, progress=training))
     images = calibration if corrects else None  # what corrects nothing looks at no image
-    choose = Choose(budget, images, importance, allocation, multiple_of, freeze, max_ratio, seed, progress)
+    choose = Choose(budget, images, importance, allocation, multiple_of, freeze, max_ratio, seed, heads, progress)
     return (
         choose,
-        PinSizes(),
+        PinSizes(heads),
         Shrink(),
         *((Verify(seed),) if verify else ()),
         *(corrections if corrects else ()),
@@ -137,6 +138,7 @@ def prune(
     multiple_of: int = 1,
     freeze: Iterable[str] = (),
     max_ratio: float | None = None,
+    heads: bool = False,
     progress: Progress | None = None,
 ) -> Result:
     """A smaller network that still works: shrunk to a budget, reconstructed from a few unlabelled images, proven.
@@ -150,6 +152,7 @@ def prune(
     multiple_of: kept widths are multiples of this where a group shrinks.
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go; 0.95 where nothing is said.
+    heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
     progress: called as progress(stage, done, total).
 
     Raises an FxpruneError that says what to do; see fxprune.errors.
@@ -171,6 +174,7 @@ def prune(
         multiple_of=multiple_of,
         freeze=freeze,
         max_ratio=max_ratio,
+        heads=heads,
         progress=report_to,
     )
     for done, step in enumerate(passes):
@@ -221,6 +225,9 @@ def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, 
         notes.append(f"normalisations take their statistics over the kept channels alone: {names}{more}")
     if isinstance(model, nn.Module):
         lost = [name for name, module in model.named_modules() if type(module).__name__ in _RANDOM_DEPTH]
+        attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention) and m.dropout]
+        if attention:
+            notes.append(f"the dropout of {len(attention)} attention modules is not applied in training")
         if lost:
             notes.append(
                 f"{len(lost)} modules of stochastic depth do nothing in evaluation and are not in the result: "

@@ -37,37 +37,51 @@ def magnitude(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Seque
     I(k) = sum over parameters of |W[k]| / mean_k |W[k]|, over matrices and kernels, both made and read; over vectors
     only where there is nothing else. The error is the share of the squared scores that is gone.
     """
-    matrices = {axis.param for axis in group.axes if tensors[axis.param].ndim > 1}
-    scores = torch.zeros(group.width, dtype=torch.float64)
-    for param, norms in _norms(group, tensors).items():
-        if param in matrices or not matrices:
-            scores += norms / norms.mean().clamp_min(1e-30)
-    return _ordered(group, scores)
+    return _ordered(group, _scores(group, tensors))
 
 
 @importance("second_order")
 def second_order(group: ChannelGroup, tensors: Mapping[str, Tensor], systems: Sequence[System]) -> Removal:
     """What the maps that read the group lose when a unit leaves and their other inputs make up for it, greedily.
 
-    The error is that of the network's outputs relative to their variance, to second order. A group that no known map
-    reads goes by magnitude.
+    The error is that of the network's outputs relative to their variance, to second order. Units that no known map
+    reads, such as those of queries and keys, count by their squared magnitude, and a mean one as much as a mean one of
+    those that are read. A group that no known map reads goes by magnitude.
     """
     if not systems:
         return magnitude(group, tensors, ())
+    read = torch.zeros(group.width, dtype=torch.bool)
+    for system in systems:
+        read[system.units[system.units >= 0].cpu()] = True
+    if not bool(read.all()):
+        total = sum(float((item.weights * (item.covariance @ item.weights)).sum()) for item in systems)
+        squares = _scores(group, tensors).square()[~read]
+        costs = squares / squares.mean().clamp_min(1e-30) * total / int(read.sum())
+        units = torch.nonzero(~read)[:, 0]
+        systems = [*systems, System(torch.eye(len(units), dtype=torch.float64), costs.sqrt()[:, None], units)]
     return greedy_removal(systems, group.width, group.blocks)
+
+
+def _scores(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The group magnitude of every unit: float64 [width]."""
+    matrices = {axis.param for axis in group.axes if tensors[axis.param].ndim > 1}
+    scores = torch.zeros(group.width, dtype=torch.float64)
+    for param, norms in _norms(group, tensors).items():
+        if param in matrices or not matrices:
+            scores += norms / norms.mean().clamp_min(1e-30)
+    return scores
 
 
 def _norms(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """For each parameter, the norm of what leaves with each unit: float64 [width]."""
     squares: dict[str, Tensor] = {}
-    for unit in range(group.width):
-        for part in group.slices(unit):
-            value = tensors[part.param].detach()
-            for dim, index in enumerate(part.index):
-                if index is not None:
-                    value = value.index_select(dim, torch.tensor(index, device=value.device))
-            total = squares.setdefault(part.param, torch.zeros(group.width, dtype=torch.float64))
-            total[unit] += value.double().square().sum().cpu()
+    for param, ids, _ in group.sources:
+        value = tensors[param].detach().double().cpu().square()
+        value = value.sum_to_size(ids.shape).flatten()
+        units = ids.flatten() - group.offset
+        inside = (units >= 0) & (units < group.width)
+        total = squares.setdefault(param, torch.zeros(group.width, dtype=torch.float64))
+        total.index_add_(0, units[inside], value[inside])
     return {param: total.sqrt() for param, total in squares.items()}
 
 

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from fxprune.calls import bound_arguments
 from fxprune.capture import capture, capture_info, last_capture
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.codegen.tree import named_tensors
-from fxprune.coupling.flow import bound_arguments
 from fxprune.errors import FxpruneError, PlanError, source_line, user_line
-from fxprune.passes.base import DENSE, clone, replace_tensors, state
+from fxprune.passes.base import DENSE, state
 from fxprune.passes.shrink import shrink
+from fxprune.passes.verify import in_float64
 from fxprune.types import Plan
 
 aten = torch.ops.aten
 _TOLERANCE = 1e-8  # float64; a baked size changes whole channels
+_OWN_TOLERANCE = 1e-3  # float32 and less
 Attributes = Callable[[Any], dict[str, Any]]
 
 # The attributes of each class that repeat the shape of its tensors; groups are set before.
@@ -33,6 +35,8 @@ _ATTRIBUTES: dict[type[nn.Module], Attributes] = {
     nn.GroupNorm: lambda m: {"num_channels": _width(m, ("weight",), m.num_channels)},
     nn.Embedding: lambda m: {"num_embeddings": m.weight.shape[0], "embedding_dim": m.weight.shape[1]},
     nn.PReLU: lambda m: {"num_parameters": m.weight.numel()},
+    nn.RNNBase: lambda m: _recurrent(m),
+    nn.RNNCellBase: lambda m: {"input_size": m.weight_ih.shape[1], "hidden_size": m.weight_hh.shape[1]},
 }
 
 # The arguments of calls that a module keeps as attributes and no tensor's shape tells.
@@ -61,7 +65,7 @@ def apply_plan(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any,
     small = shrink(gm, plan)
     twin = copy.deepcopy(model)
     _replace_tensors(twin, named_tensors(small))
-    _set_attributes(twin, small)
+    _set_attributes(twin, small, plan.heads)
     _check(twin, small)
     return twin
 
@@ -114,9 +118,13 @@ def _replace_tensors(twin: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                     made[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
                     made[id(made[id(old)])] = made[id(old)]  # a module with two names is met twice
                 slots[name] = made[id(old)]
+        for name, old in vars(module).items():  # a tensor that is registered as nothing
+            new = tensors.get(f"{path}.{name}".lstrip("."))
+            if isinstance(old, Tensor) and new is not None and new.shape != old.shape:
+                setattr(module, name, new.detach().clone())
 
 
-def _set_attributes(twin: nn.Module, small: fx.GraphModule) -> None:
+def _set_attributes(twin: nn.Module, small: fx.GraphModule, heads: bool) -> None:
     """Makes sizes that modules keep as attributes true again."""
     modules = dict(twin.named_modules(remove_duplicate=False))
     for node in small.graph.nodes:
@@ -130,6 +138,8 @@ def _set_attributes(twin: nn.Module, small: fx.GraphModule) -> None:
             if isinstance(module, kind):
                 for name, value in attributes(module).items():
                     setattr(module, name, value)
+        if isinstance(module, nn.MultiheadAttention):
+            _set_attention(module, heads)
 
 
 def _owner(node: fx.Node) -> str:
@@ -151,23 +161,59 @@ def _channels(module: Any) -> dict[str, int]:
     return {"out_channels": first, "in_channels": second * module.groups}
 
 
+def _recurrent(module: Any) -> dict[str, Any]:
+    """The sizes of an nn.LSTM, nn.GRU or nn.RNN, and its list of weights."""
+    weights = [getattr(module, name) for name in module._flat_weights_names]
+    gates = {"LSTM": 4, "GRU": 3}.get(module.mode, 1)
+    sizes = {"input_size": weights[0].shape[1], "hidden_size": weights[0].shape[0] // gates}
+    return {**sizes, "proj_size": weights[1].shape[1] if module.proj_size else 0, "_flat_weights": weights}
+
+
+def _set_attention(module: nn.MultiheadAttention, heads: bool) -> None:
+    """The sizes of attention: it knows one width for what it reads, for all heads together and for its result."""
+    width = module.out_proj.weight.shape[0]
+    inner = module.out_proj.weight.shape[1]
+    module.num_heads, module.head_dim = (
+        (inner // module.head_dim, module.head_dim) if heads else (module.num_heads, inner // module.num_heads)
+    )
+    module.embed_dim = width
+    if module._qkv_same_embed_dim:
+        module.kdim = module.vdim = width
+    else:
+        module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
+
+
 def _check(twin: nn.Module, small: fx.GraphModule) -> None:
-    """Compares the twin with the shrunk graph. Raises PlanError with the reason and the user's line."""
+    """Compares the twin with the shrunk graph. Raises PlanError with the reason and the user's line.
+
+    In float64, or in the network's own type where its forward names one.
+    """
     info = capture_info(small)
-    inputs = pytree.tree_map(_doubled, (info.args, dict(info.kwargs)))
-    wanted = pytree.tree_leaves(_run(_doubled_graph(small), inputs))
+    given = (info.args, dict(info.kwargs))
+    tolerance = _TOLERANCE
     try:
-        found = pytree.tree_leaves(_run(copy.deepcopy(twin).double().eval(), inputs))
+        found = pytree.tree_leaves(_run(copy.deepcopy(twin).double().eval(), pytree.tree_map(_doubled, given)))
+        wanted = pytree.tree_leaves(_run(in_float64(small), pytree.tree_map(_doubled, given)))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # in its own type, or not at all
+        tolerance = _OWN_TOLERANCE
+        found, wanted = _in_own_type(twin, small, given)
+    if len(found) != len(wanted) or not all(_agree(a, b, tolerance) for a, b in zip(found, wanted, strict=True)):
+        raise PlanError(
+            f"{type(twin).__name__} cannot follow the plan: its copy computes something else than the shrunk graph, "
+            f"so its forward depends on a size that the plan changes{_first_difference(twin, small)}"
+        )
+
+
+def _in_own_type(twin: nn.Module, small: fx.GraphModule, given: Any) -> tuple[list[Any], list[Any]]:
+    """What both return. Raises PlanError where the twin does not run."""
+    try:
+        found = pytree.tree_leaves(_run(copy.deepcopy(twin).eval(), given))
     except Exception as error:
         raise PlanError(
             f"{type(twin).__name__} cannot follow the plan: a size that the plan changes is written into its "
             f"forward{user_line(error)}. {type(error).__name__}: {error}"
         ) from error
-    if len(found) != len(wanted) or not all(map(_agree, found, wanted)):
-        raise PlanError(
-            f"{type(twin).__name__} cannot follow the plan: its copy computes something else than the shrunk graph, "
-            f"so a size that the plan changes is written into its forward{_first_difference(twin, small)}"
-        )
+    return found, pytree.tree_leaves(_run(small, given))
 
 
 def _run(module: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
@@ -176,23 +222,23 @@ def _run(module: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]]) -> A
         return module(*args, **kwargs)
 
 
-def _doubled_graph(gm: fx.GraphModule) -> fx.GraphModule:
-    twin = clone(gm)
-    replace_tensors(twin, lambda _, tensor: _doubled(tensor))
-    return twin
-
-
 def _doubled(leaf: Any) -> Any:
     return leaf.detach().double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-def _agree(found: Any, wanted: Any) -> bool:
+def _agree(found: Any, wanted: Any, tolerance: float = _TOLERANCE) -> bool:
     if not isinstance(found, Tensor) or not isinstance(wanted, Tensor):
         return bool(found == wanted)
     if found.shape != wanted.shape:
         return False
     scale = float(wanted.abs().max()) if wanted.numel() else 1.0
-    return torch.allclose(found, wanted, rtol=0.0, atol=_TOLERANCE * max(scale, 1e-300), equal_nan=True)
+    return torch.allclose(found, wanted, rtol=0.0, atol=tolerance * max(scale, 1e-300), equal_nan=True)
+
+
+def _graph_in_float64(gm: fx.GraphModule) -> fx.GraphModule:
+    widened = in_float64(gm)
+    assert isinstance(widened, fx.GraphModule)
+    return widened
 
 
 class _Values(fx.Interpreter):
@@ -215,7 +261,7 @@ def _first_difference(twin: nn.Module, small: fx.GraphModule) -> str:
         traced = capture(copy.deepcopy(twin), info.args, info.kwargs)
     except FxpruneError:
         return ""
-    found, wanted = _Values(_doubled_graph(traced)), _Values(_doubled_graph(small))
+    found, wanted = (_Values(_graph_in_float64(gm)) for gm in (traced, small))
     inputs = pytree.tree_map(_doubled, pytree.tree_leaves((info.args, dict(info.kwargs))))
     with torch.no_grad():
         for runner in (found, wanted):

@@ -50,6 +50,19 @@ def test_second_order_goes_by_the_maps_and_falls_back_to_magnitude() -> None:
     assert second_order(group, tensors, ()) == magnitude(group, tensors, ())
 
 
+def test_units_that_no_map_reads_count_by_magnitude_as_much_as_those_that_are_read() -> None:
+    gm = capture(build("Plain"), (images(),))
+    group = analyze(gm).by_name["fc1.weight"]
+    tensors = dict(gm.named_parameters())
+    maps = [System(torch.eye(3), torch.tensor([[4.0], [1.0], [2.0]]), torch.tensor([0, 1, 2]))]
+    removal = second_order(group, tensors, maps)
+    scores = dict(zip(magnitude(group, tensors, ()).order, range(group.width), strict=True))
+    unread = [unit for unit in removal.order if unit in (3, 4)]
+    assert unread == sorted((3, 4), key=scores.__getitem__)
+    assert [unit for unit in removal.order if unit < 3] == [1, 2, 0]
+    assert removal.errors[-1] == pytest.approx(21 * 5 / 3 * 1.01, rel=1e-2)  # as much a unit as those that are read
+
+
 def test_an_importance_is_added_by_a_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(IMPORTANCES, "backwards", raising=False)
 

@@ -135,3 +135,85 @@ def test_a_capture_that_was_lifted_in_place_is_traced_anew() -> None:
     plan = plan_for(model, images())
     Lift()(capture(model, images()))
     assert plan.apply(model)(images()).shape == (2, 3)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.rnn, self.head = nn.Linear(4, 6), nn.LSTM(6, 8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(self.first(x))[0])
+
+
+def test_a_recurrent_module_knows_its_new_sizes() -> None:
+    model, x = Recurrent(), torch.randn(2, 5, 4)
+    gm = capture(model, x)
+    plan = random_plan(analyze(gm), seed=3, balanced=True)
+    twin = plan.apply(model)
+    assert repr(twin.get_submodule("rnn")) == "LSTM(3, 4, num_layers=2, batch_first=True)"
+    torch.testing.assert_close(twin.eval()(x), shrink(gm, plan)(x))
+    twin.train()(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in twin.parameters())
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.attention = nn.Linear(4, 8), nn.MultiheadAttention(8, 4, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.head(x + self.attention(x, x, x, need_weights=False)[0])
+
+
+def test_attention_follows_where_its_widths_agree_and_is_refused_with_the_line_where_not() -> None:
+    model, x = Attending(), torch.randn(2, 5, 4)
+    groups = analyze(capture(model, x), heads=True).groups
+    assert [group.width for group in groups] == [8, 4]
+    names = [group.name for group in groups]
+    twin = Plan({names[0]: range(4), names[1]: [1, 3]}, heads=True).apply(model)
+    attention = twin.get_submodule("attention")
+    assert isinstance(attention, nn.MultiheadAttention)
+    assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (4, 2, 2)
+    with pytest.raises(PlanError, match=r"Attending cannot follow the plan: a size .* at .*test_twin.py:\d+: return"):
+        Plan({names[1]: [1, 3]}, heads=True).apply(model)
+
+
+class Unregistered(nn.Module):
+    """Scales by a tensor that is neither a parameter nor a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head, self.scale = nn.Linear(4, 6), nn.Linear(6, 3), torch.rand(6) + 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x) * self.scale)
+
+
+def test_a_tensor_that_is_registered_as_nothing_shrinks_too() -> None:
+    model, x = Unregistered(), torch.randn(2, 4)
+    gm = capture(model, x)
+    plan = Plan({"first.weight": [0, 2, 5]})
+    twin = plan.apply(model)
+    assert isinstance(twin, Unregistered) and twin.scale.shape == (3,) and model.scale.shape == (6,)
+    torch.testing.assert_close(twin(x), shrink(gm, plan)(x))
+
+
+class InItsOwnType(nn.Module):
+    """Names a type in its forward, so that it does not run in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.first(x)).to(torch.float32))
+
+
+def test_a_forward_that_names_its_type_is_compared_in_it() -> None:
+    model, x = InItsOwnType(), torch.randn(2, 4)
+    gm = capture(model, x)
+    plan = Plan({"first.weight": [0, 2, 5]})
+    torch.testing.assert_close(plan.apply(model)(x), shrink(gm, plan)(x))

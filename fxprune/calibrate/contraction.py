@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.coupling.flow import bound_arguments
+from fxprune.calls import bound_arguments
 
 _REGISTRY: dict[Any, type[Contraction]] = {}
 

@@ -94,6 +94,12 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
+def centred(output: Tensor) -> Tensor:
+    """An output as rows, one for each image, less their mean; single numbers less the mean over the images."""
+    rows = output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)
+    return rows - rows.mean(int(rows.shape[1] > 1), keepdim=True)
+
+
 def outputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
     """The names of the nodes that the graph returns."""
     node = next(iter(reversed(gm.graph.nodes)))

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import fx
 
-from fxprune.coupling.flow import bound_arguments
+from fxprune.calls import bound_arguments
 
 Home = Literal["bias", "batch_norm"]
 BATCH_NORM = torch.ops.aten.batch_norm.default

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, centred, outputs_of, to_device
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.observe import Observed, bytes_per_image, column_units
 from fxprune.closed_form.removal import Removal
@@ -37,8 +37,9 @@ def measured(
     """The removals with their errors scaled to what the network's outputs say.
 
     The second-order model takes the errors of different positions for independent and the network behind for linear.
-    So each group is cut by each of `shares`, its readers make up for it, and the rest of the network is run on
-    `images` images. Between the cuts the ratio of measured to foretold error is interpolated.
+    So each group is cut by each of `shares`, its readers make up for it (what is no contraction, such as an LSTM, reads
+    zeros, and what only products read, such as queries, is zero), and the rest of the network is run on `images`
+    images. Between the cuts the ratio of measured to foretold error is interpolated.
 
     progress: called with (images done, images).
     """
@@ -95,8 +96,27 @@ def _trials(
             if bool(lost.any()):
                 weight_node = nodes[item.name].all_input_nodes[1].name
                 weights[weight_node], offsets[item.name] = _compensated(gm, item, observed[item.weight], lost)
+        weights |= _zeroed(gm, group, gone, {item.weight for item in readers.values()})
         if weights:
             yield _Trial(group.name, rounds, weights, offsets, _downstream(nodes, weights))
+
+
+def _zeroed(gm: fx.GraphModule, group: ChannelGroup, gone: Tensor, corrected: set[str]) -> Values:
+    """The tensors, by the nodes that read them, in which units must be set to zero: where no contraction makes up."""
+    lost, made = (torch.zeros(group.width, dtype=torch.bool) for _ in range(2))
+    lost[gone] = made[gone] = True
+    for _, ids, role in group.sources:
+        if role == "consumes":  # a unit that is read somewhere need not be zero where it is made
+            made[(ids - group.offset)[(ids >= group.offset) & (ids < group.offset + group.width)]] = False
+    values: dict[str, Tensor] = {}
+    for param, ids, role in group.sources:
+        mask = made if role == "produces" else lost
+        tensor = values.get(param, attribute(gm, param))
+        if (role == "produces" or param not in corrected) and bool(mask.any()) and tensor.is_floating_point():
+            inside = (ids >= group.offset) & (ids < group.offset + group.width)
+            removed = inside & mask[(ids - group.offset).clamp(0, group.width - 1)]
+            values[param] = tensor.masked_fill(removed.to(tensor.device), 0)
+    return {node.name: values[str(node.target)] for node in gm.graph.nodes if node.target in values}
 
 
 def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,8 +165,7 @@ def _spread(value: Any) -> float:
     """Squared distance of each image's output from the mean of its elements."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return 0.0
-    rows = value.double().flatten(1)
-    return float((rows - rows.mean(1, keepdim=True)).square().sum())
+    return float(centred(value.double()).square().sum())
 
 
 def _squared(value: Any, target: Any) -> float:

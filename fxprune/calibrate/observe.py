@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, attribute, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, attribute, centred, outputs_of, to_device
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.closed_form.moments import Moments
@@ -139,9 +139,10 @@ def _values(
     names = [item.name for item in readers]
     outputs = outputs_of(evaluator.gm)
     with torch.set_grad_enabled(with_gradients):
-        if with_gradients:
-            inputs = {name: t.detach().requires_grad_(t.is_floating_point()) for name, t in inputs.items()}
+        # adding a zero that requires a gradient gives one to every contraction, also to those behind whole numbers
+        evaluator.offsets = {name: torch.zeros((), requires_grad=True) for name in names if with_gradients}
         values = evaluator([*names, *(item.source for item in readers), *outputs], inputs)
+        evaluator.offsets = {}
         projection = sum((_projection(values[name], generator) for name in outputs), torch.zeros(()))
         found: list[Tensor | None] = [None] * len(names)
         if projection.requires_grad:
@@ -155,8 +156,7 @@ def _projection(output: Any, generator: torch.Generator) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return torch.zeros(())
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-    centred = output.detach().flatten(1) - output.detach().flatten(1).mean(1, keepdim=True)
-    scale = centred.square().sum(1).mean().sqrt().clamp_min(1e-12)
+    scale = centred(output.detach()).square().sum(1).mean().sqrt().clamp_min(1e-12)
     return (signs * output).sum() / scale
 
 

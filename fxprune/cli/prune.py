@@ -43,6 +43,7 @@ from fxprune.errors import OutputError
 @click.option("--multiple-of", type=click.IntRange(1), default=1, help="Round kept widths to multiples of this.")
 @click.option("--freeze", multiple=True, metavar="GLOB", help="Parameters, modules or groups that must not shrink.")
 @click.option("--max-ratio", type=float, help="Largest share that any one group may lose.")
+@click.option("--heads", is_flag=True, help="Let attention lose whole heads instead of dimensions of each.")
 @click.option("--seed", type=int, default=0, help="Makes a run reproducible.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison of the shrunk network with the oracle.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
@@ -73,6 +74,7 @@ def prune(spec: str, out: Path, flops: float | None, params: float | None, as_js
             multiple_of=options["multiple_of"],
             freeze=options["freeze"],
             max_ratio=options["max_ratio"],
+            heads=options["heads"],
             progress=progress,
         )
     result.save(out)

@@ -25,7 +25,7 @@ def constructor(module: nn.Module) -> str:
     """
     write = Expressions(None, {}).value
     given: list[str] = []
-    for name, parameter in inspect.signature(type(module)).parameters.items():
+    for name, parameter in _parameters(type(module)).items():
         if name in _FACTORY or not hasattr(module, name):
             continue
         value = _argument(module, name)
@@ -39,9 +39,20 @@ def constructor(module: nn.Module) -> str:
     return f"nn.{type(module).__name__}({', '.join(given)})"
 
 
+def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    """The parameters of the constructor; those of the recurrent modules are behind `*args`."""
+    if not issubclass(kind, nn.RNNBase):
+        return dict(inspect.signature(kind).parameters)
+    parameters = {**inspect.signature(nn.RNNBase).parameters}
+    del parameters["mode"]
+    if issubclass(kind, nn.RNN):
+        parameters["nonlinearity"] = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")
+    return parameters
+
+
 def _argument(module: nn.Module, name: str) -> Any:
     """The value that the constructor's argument had."""
     value = getattr(module, name)
-    if name == "bias":
+    if name == "bias" and not isinstance(value, bool):
         return value is not None
     return compact(value) if isinstance(value, tuple) else value

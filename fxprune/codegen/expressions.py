@@ -67,6 +67,8 @@ def is_name(text: str) -> bool:
 def function_name(target: Callable[..., Any]) -> str:
     """The name of a function as it is written with the imports of a generated file; "" when it has none."""
     name = getattr(target, "__name__", "")
+    if isinstance(target, type):
+        return name  # of a dataclass or named tuple: module_source writes its definition, too
     for prefix, module in _MODULES.items():
         short = name.removeprefix(f"{prefix.rpartition('.')[2]}_")  # torch.linalg.norm is called linalg_norm
         if getattr(module, short, None) is target:
@@ -111,6 +113,8 @@ class Expressions:
             return f"{self._operand(node.args[0])} {_BINARY[node.target]} {self._operand(node.args[1])}"
         if node.target is operator.neg:
             return f"-{self._operand(node.args[0])}"
+        if node.target is getattr:
+            return f"{self._operand(node.args[0])}.{node.args[1]}"
         if node.target is operator.getitem:
             return f"{self._operand(node.args[0])}[{self._index(node.args[1])}]"
         name = function_name(node.target)
@@ -129,7 +133,8 @@ class Expressions:
 
     def _index(self, index: Any) -> str:
         if isinstance(index, tuple) and index:
-            return ", ".join(map(self._index, index)) + ("," if len(index) == 1 else "")
+            one = len(index) == 1 and not isinstance(index[0], slice)  # x[1:3,] is x[1:3]
+            return ", ".join(map(self._index, index)) + ("," if one else "")
         if isinstance(index, slice):
             ends = ["" if end is None else self.value(end) for end in (index.start, index.stop, index.step)]
             return f"{ends[0]}:{ends[1]}" + (f":{ends[2]}" if ends[2] else "")

@@ -35,6 +35,7 @@ class ReadableCodeGen(CodeGen):
         known = {"torch": torch, "F": F, "Tensor": Tensor, "operator": operator, "math": math}
         used = set(re.findall(r"\w+", "\n".join(lines)))
         names = {name: value for name, value in known.items() if name in used}
+        names |= {node.target.__name__: node.target for node in ordered if isinstance(node.target, type)}
         position = {node: index for index, node in enumerate(ordered)}
         line_map: dict[int, int | None] = {line: position[node] for line, node in line_of.items()}
         return PythonCode("\n" + "\n".join(lines) + "\n", names, line_map, 2)

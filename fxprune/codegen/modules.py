@@ -9,7 +9,7 @@ their arguments as the operator's schema does. Modules are built on the meta dev
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,23 @@ def group_norm(a: Arguments) -> nn.Module | None:
     return nn.GroupNorm(a["num_groups"], a["weight"].shape[0], a["eps"])
 
 
+@owning(aten.rms_norm.default)
+def rms_norm(a: Arguments) -> nn.Module | None:
+    """nn.RMSNorm with a weight."""
+    return nn.RMSNorm(tuple(a["normalized_shape"]), a["eps"])
+
+
+@owning(aten.instance_norm.default)
+def instance_norm(a: Arguments) -> nn.Module | None:
+    """nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d with tensors."""
+    width = next((a[name].shape[0] for name in ("weight", "running_mean") if a[name] is not None), None)
+    tracked = a["running_mean"] is not None
+    if rank(a["input"]) < 3 or width is None or a["use_input_stats"] is tracked:
+        return None
+    kind = _family("InstanceNorm", rank(a["input"]) - 2)
+    return kind(width, a["eps"], a["momentum"], affine=a["weight"] is not None, track_running_stats=tracked)
+
+
 @owning(aten.prelu.default)
 def prelu(a: Arguments) -> nn.Module | None:
     """nn.PReLU."""
@@ -116,6 +133,31 @@ def embedding(a: Arguments) -> nn.Module | None:
     padding = a["padding_idx"] if a["padding_idx"] >= 0 else None
     options = {"scale_grad_by_freq": a["scale_grad_by_freq"], "sparse": a["sparse"]}
     return nn.Embedding(a["weight"].shape[0], a["weight"].shape[1], padding, **options)
+
+
+_GATES = {aten.lstm.input: (nn.LSTM, 4), aten.gru.input: (nn.GRU, 3)}
+_PLAIN = {aten.rnn_tanh.input: "tanh", aten.rnn_relu.input: "relu"}
+
+
+def recurrent_module(operator: Any, names: Sequence[str], weights: Sequence[Tensor], a: Arguments) -> nn.Module | None:
+    """nn.LSTM, nn.GRU or nn.RNN with these weights under these names; None where no such module makes the call."""
+    if operator not in _GATES and operator not in _PLAIN:
+        return None
+    kind, gates = _GATES.get(operator, (nn.RNN, 1))
+    projected = [weight for name, weight in zip(names, weights, strict=True) if name.startswith("weight_hr")]
+    options: dict[str, Any] = {"nonlinearity": _PLAIN[operator]} if kind is nn.RNN else {}
+    options |= {"proj_size": projected[0].shape[0]} if projected else {}
+    module = kind(
+        weights[0].shape[1],
+        weights[0].shape[0] // gates,
+        a["num_layers"],
+        bias=a["has_biases"],
+        batch_first=a["batch_first"],
+        dropout=a["dropout"],
+        bidirectional=a["bidirectional"],
+        **options,
+    )
+    return module if module._flat_weights_names == list(names) else None
 
 
 FREE: dict[OpOverload, tuple[type[nn.Module], ...]] = {

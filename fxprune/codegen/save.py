@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import fx
 
-from fxprune.codegen.source import module_source
+from fxprune.codegen.source import CONSTANTS, large_constants, module_source
 from fxprune.errors import OutputError
 
 _OWN_FILES = {"model.py", "model.safetensors"}
@@ -18,6 +19,8 @@ _OWN_FILES = {"model.py", "model.safetensors"}
 
 def save(gm: fx.GraphModule, directory: str | os.PathLike[str], files: Mapping[str, str]) -> Path:
     """Writes model.py, model.safetensors and the given texts, by file name, and returns the directory.
+
+    Large tensors that are not in the state_dict go to constants.pt, which model.py reads.
 
     gm: a lifted graph. directory: made with its parents; where it holds an earlier result, that is replaced as a whole
     once everything is written. Raises OutputError, with nothing changed, where the directory holds anything else or
@@ -28,6 +31,7 @@ def save(gm: fx.GraphModule, directory: str | os.PathLike[str], files: Mapping[s
     _refuse_foreign(target, {*texts, *_OWN_FILES})
     # clones: tied parameters share their memory, which safetensors refuses
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in gm.state_dict().items()}
+    constants = large_constants(gm)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as workspace:
@@ -35,6 +39,8 @@ def save(gm: fx.GraphModule, directory: str | os.PathLike[str], files: Mapping[s
             fresh.mkdir()
             for name, text in texts.items():
                 (fresh / name).write_text(text, encoding="utf-8")
+            if constants:
+                torch.save(constants, fresh / CONSTANTS)
             save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
             _swap(fresh, target, Path(workspace, "old"))
     except OSError as error:
@@ -54,7 +60,7 @@ def _refuse_foreign(target: Path, names: set[str]) -> None:
         raise OutputError(f"cannot read {target}: {error.strerror or error}") from error
     if there and not there >= _OWN_FILES:
         raise OutputError(f"{target} holds {sorted(there)[0]} and no earlier result: give a new or an empty directory")
-    if foreign := sorted(name for name in there - names if not name.startswith(("plan.", "report."))):
+    if foreign := sorted(name for name in there - names - {CONSTANTS} if not name.startswith(("plan.", "report."))):
         raise OutputError(f"{target} holds {foreign[0]}, which fxprune did not write: give a new directory")
 
 

@@ -12,9 +12,10 @@ from fxprune.codegen.constructors import constructor
 from fxprune.codegen.expressions import Expressions, attribute, is_name
 from fxprune.codegen.forward import forward_lines
 from fxprune.codegen.layout import laid_out
-from fxprune.errors import RewriteError
+from fxprune.codegen.results import definition, result_classes
 
-_SMALL = 4096  # elements: a constant that is not in the state_dict is written out up to this size
+_SMALL = 64  # elements: a constant that is not in the state_dict is written out up to this size
+CONSTANTS = "constants.pt"  # the file with larger ones
 
 _DOCSTRING = '''"""{name}, as fxprune left it: {params:,} parameters. Needs only torch.
 
@@ -44,6 +45,9 @@ class Block(nn.Module):
 '''
 
 
+_READ = f'        constants = torch.load(Path(__file__).with_name("{CONSTANTS}"), weights_only=True)'
+
+
 def class_name(graph: fx.Graph) -> str:
     """The name of the class that the graph was captured from; Network where there is none to speak of."""
     for node in graph.nodes:
@@ -58,15 +62,18 @@ def class_name(graph: fx.Graph) -> str:
 def module_source(gm: fx.GraphModule) -> str:
     """The text of a file whose last class is the network: built without arguments, names of the state_dict unchanged.
 
-    gm: a lifted graph. Its forward in the file is `gm.code`, line by line. Raises RewriteError where the graph calls
-    something that torch alone does not have.
+    gm: a lifted graph. Its forward in the file is `gm.code`, line by line. What `large_constants` returns is read from
+    a file beside it. Raises RewriteError where the graph calls something that torch alone does not have.
     """
     name = class_name(gm.graph)
     forward = forward_lines(list(gm.graph.nodes))[0]
     fields = list(_fields(gm))
-    used = "\n".join([*fields, *forward])
+    read = [_READ] if large_constants(gm) else []
+    used = "\n".join([*read, *fields, *forward])
     block = _BLOCK.splitlines() if "Block(" in used else []
-    used += "".join(block)
+    for kind in result_classes(gm.graph):
+        block += ["", *definition(kind), ""]
+    used += "\n".join(block)
     lines = [
         _DOCSTRING.format(name=name, params=sum(item.numel() for item in gm.parameters())),
         *_imports(used),
@@ -78,6 +85,7 @@ def module_source(gm: fx.GraphModule) -> str:
         "",
         "    def __init__(self) -> None:",
         "        super().__init__()",
+        *read,
         *fields,
         "",
         *(f"    {line}" if line else "" for line in forward),
@@ -85,10 +93,25 @@ def module_source(gm: fx.GraphModule) -> str:
     return "\n".join(lines) + "\n"
 
 
+def large_constants(gm: fx.GraphModule) -> dict[str, Tensor]:
+    """The tensors that are neither in the state_dict nor written into the source, by name, on the CPU."""
+    return {
+        name: tensor.detach().cpu().clone()
+        for path, module in gm.named_modules()
+        for leaf in sorted(module._non_persistent_buffers_set)
+        if (tensor := module.get_buffer(leaf)).numel() > _SMALL
+        for name in [f"{path}.{leaf}".lstrip(".")]
+    }
+
+
 def _imports(used: str) -> Iterator[str]:
     """The import statements that this text needs."""
-    standard = [name for name in ("math", "operator") if re.search(rf"\b{name}\.", used)]
-    yield from (f"import {name}" for name in standard)
+    standard = [f"import {name}" for name in ("math", "operator") if re.search(rf"\b{name}\.", used)]
+    standard += ["from dataclasses import dataclass"] if "@dataclass" in used else []
+    standard += ["from pathlib import Path"] if "Path(" in used else []
+    typing = [name for name in ("Any", "NamedTuple") if re.search(rf"\b{name}\b", used)]
+    standard += [f"from typing import {', '.join(typing)}"] if typing else []
+    yield from standard
     yield from [""] if standard else []
     yield from ["import torch"] if re.search(r"\btorch\.", used) else []
     yield from ["import torch.nn.functional as F"] if re.search(r"\bF\.", used) else []
@@ -115,7 +138,9 @@ def _fields(gm: fx.GraphModule) -> Iterator[str]:
     yield from (f"        {line}" for line in _ties(gm))
     for path, module in gm.named_modules():
         for name in sorted(module._non_persistent_buffers_set):
-            arguments = f'"{name}", {_literal(module.get_buffer(name))}, persistent=False'
+            buffer = module.get_buffer(name)
+            value = _literal(buffer) if buffer.numel() <= _SMALL else f'constants["{path}.{name}"]'.replace('".', '"')
+            arguments = f'"{name}", {value}, persistent=False'
             yield from laid_out(f"{attribute(gm, path)}.register_buffer({arguments})", indent=8)
     yield from _freezing(gm)
 
@@ -190,7 +215,5 @@ def _tensor(tensor: Tensor) -> str:
 
 def _literal(tensor: Tensor) -> str:
     """A tensor with its values, which no file brings."""
-    if tensor.numel() > _SMALL:
-        raise RewriteError(f"a constant of shape {tuple(tensor.shape)} is not in the state_dict and too large for code")
     dtype = "" if tensor.dtype in (torch.float32, torch.int64, torch.bool) else f", dtype={tensor.dtype}"
     return f"torch.tensor({Expressions(None, {}).value(tensor.tolist())}{dtype})"

@@ -1,8 +1,8 @@
 """How a call of an ATen operator is spelled in ordinary PyTorch: an operator, a Tensor method, an F or torch function.
 
-RULES holds what needs a rule of its own, one short function each. Everything else follows from the operator's name:
-methods for what people write as methods, then torch.nn.functional, then torch, whose functions have the operator's own
-arguments. An operator without a spelling stays as it is.
+RULES holds what needs a rule of its own, one short function each (see codegen/rules.py). Everything else follows from
+the operator's name: methods for what people write as methods, then torch.nn.functional, then torch, whose functions
+have the operator's own arguments. An operator without a spelling stays as it is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping
-from functools import partial
+from types import GetSetDescriptorType
 from typing import Any, NamedTuple
 
 import torch
@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
+from fxprune.calls import bound_arguments
 from fxprune.codegen.arguments import compact, defaults
-from fxprune.coupling.flow import bound_arguments
 
-aten = torch.ops.aten
 Arguments = Mapping[str, Any]
 
 
@@ -41,7 +40,7 @@ _SIZES = {"view", "reshape", "permute", "expand", "repeat"}
 _METHODS = _SIZES | {
     *("chunk", "split", "unbind", "mean", "sum", "amax", "amin", "transpose", "unsqueeze", "squeeze", "contiguous"),
     *("clone", "detach", "t", "to", "type_as", "view_as", "expand_as", "roll", "unfold"),
-    *("masked_fill", "clamp", "repeat_interleave", "unflatten", "new_zeros", "new_ones", "size", "argmax"),
+    *("masked_fill", "clamp", "flip", "repeat_interleave", "unflatten", "new_zeros", "new_ones", "size", "argmax"),
 }
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -100,6 +99,8 @@ def spell(node: fx.Node) -> Spelling | None:
         return _method(name, target, given)
     if (function := _public_function(name)) is not None:
         return _function(function, target, a)
+    if isinstance(getattr(Tensor, name, None), GetSetDescriptorType):
+        return Spelling(getattr, (given["self"], name), {})  # x.mT
     return _method(name, target, given) if hasattr(Tensor, name) else None
 
 
@@ -116,7 +117,11 @@ def _public_function(name: str) -> Callable[..., Any] | None:
 def _given(target: OpOverload, a: Arguments) -> dict[str, Any]:
     """The arguments that differ from the schema's defaults."""
     default = defaults(target)
-    return {name: value for name, value in a.items() if name not in default or value is not default[name] != value}
+    return {
+        name: value
+        for name, value in a.items()
+        if name not in default or (value is not default[name] != value and (name, value) != ("pin_memory", False))
+    }
 
 
 def _method(name: str, target: OpOverload, given: dict[str, Any]) -> Spelling:
@@ -165,121 +170,11 @@ def _sizes(name: str, value: Any) -> Any:
     """Sizes as people write them: one number where all are equal, a tuple otherwise; a lone dimension as a number."""
     if name in _REPEATED:
         return compact(value)
-    if not isinstance(value, (list, tuple)) or not all(type(item) is int for item in value):
+    if not isinstance(value, (list, tuple)) or not all(type(item) is int or _is_number(item) for item in value):
         return value
     return value[0] if name in _LONE and len(value) == 1 else tuple(value)
 
 
-@rule(aten.slice.Tensor)
-def slice_(a: Arguments) -> Spelling | None:
-    """`x[:, 1:3]`."""
-    if not isinstance(a["dim"], int) or a["dim"] < 0:
-        return None
-    whole = (slice(None),) * a["dim"]
-    end = None if a["end"] == 2**63 - 1 else a["end"]
-    step = None if a["step"] == 1 else a["step"]
-    return Spelling(operator.getitem, (a["self"], (*whole, slice(a["start"] or None, end, step))), {})
-
-
-@rule(aten.select.int)
-def select(a: Arguments) -> Spelling | None:
-    """`x[:, 0]`."""
-    if a["dim"] < 0:
-        return Spelling("select", (a["self"], a["dim"], a["index"]), {})
-    index = (*(slice(None),) * a["dim"], a["index"])
-    return Spelling(operator.getitem, (a["self"], index if a["dim"] else a["index"]), {})
-
-
-@rule(aten.index.Tensor)
-def index(a: Arguments) -> Spelling | None:
-    """`x[:, index]`."""
-    items = tuple(slice(None) if item is None else item for item in a["indices"])
-    return Spelling(operator.getitem, (a["self"], items if len(items) > 1 else items[0]), {})
-
-
-@rule(aten.rsub.Scalar, aten.rsub.Tensor)
-def reversed_subtraction(a: Arguments) -> Spelling | None:
-    """`1 - x`."""
-    return Spelling(operator.sub, (a["other"], a["self"]), {}) if a["alpha"] == 1 else None
-
-
-@rule(aten.lift_fresh_copy.default)
-def lift_fresh_copy(a: Arguments) -> Spelling | None:
-    """A constant's fresh copy: `x.clone()`."""
-    return Spelling("clone", (a["self"],), {})
-
-
-@rule(aten.constant_pad_nd.default)
-def constant_pad(a: Arguments) -> Spelling | None:
-    """`F.pad(x, (1, 1))`."""
-    options = {"value": a["value"]} if a["value"] else {}
-    return Spelling(F.pad, (a["self"], tuple(a["pad"])), options)
-
-
-@rule(aten.embedding.default)
-def embedding(a: Arguments) -> Spelling | None:
-    """`F.embedding(indices, weight)`."""
-    options = {"padding_idx": a["padding_idx"]} if a["padding_idx"] >= 0 else {}
-    flags = {name: True for name in ("scale_grad_by_freq", "sparse") if a[name]}
-    return Spelling(F.embedding, (a["indices"], a["weight"]), options | flags)
-
-
-@rule(aten.split_with_sizes.default)
-def split_with_sizes(a: Arguments) -> Spelling | None:
-    """`x.split([2, 3], 1)`; `x.split(2, 1)` where all parts are equal."""
-    sizes = a["split_sizes"]
-    equal = all(type(size) is int for size in sizes) and len(set(sizes)) == 1
-    return Spelling("split", (a["self"], sizes[0] if equal else list(sizes), a["dim"]), {})
-
-
-@rule(aten._to_copy.default, aten.to.dtype_layout)
-def to_copy(a: Arguments) -> Spelling | None:
-    """`x.to(dtype=torch.float32)`."""
-    options = {name: a[name] for name in ("dtype", "device") if a[name] is not None}
-    return Spelling("to", (a["self"],), options) if options else Spelling("clone", (a["self"],), {})
-
-
-def _adaptive_max_pool(function: Callable[..., Any], a: Arguments) -> Spelling | None:
-    """`F.adaptive_max_pool2d(x, 1, return_indices=True)`: the operator gives the indices, too."""
-    return Spelling(function, (a["self"], compact(a["output_size"])), {"return_indices": True})
-
-
-rule(aten.adaptive_max_pool1d.default)(partial(_adaptive_max_pool, F.adaptive_max_pool1d))
-rule(aten.adaptive_max_pool2d.default)(partial(_adaptive_max_pool, F.adaptive_max_pool2d))
-rule(aten.adaptive_max_pool3d.default)(partial(_adaptive_max_pool, F.adaptive_max_pool3d))
-
-
-@rule(aten.sym_size.int)
-def sym_size(a: Arguments) -> Spelling | None:
-    """`x.size(0)`."""
-    return Spelling("size", (a["self"], a["dim"]), {})
-
-
-@rule(aten.hardtanh.default)
-def hardtanh(a: Arguments) -> Spelling | None:
-    """`F.relu6(x)` or `F.hardtanh(x, -2, 2)`."""
-    if (a["min_val"], a["max_val"]) == (0, 6):
-        return Spelling(F.relu6, (a["self"],), {})
-    return Spelling(F.hardtanh, (a["self"], a["min_val"], a["max_val"]), {})
-
-
-def _interpolate(mode: str, a: Arguments) -> Spelling | None:
-    """`F.interpolate(x, size=(7, 7), mode="bilinear")`."""
-    factors = a["scale_factors"]
-    if a["output_size"] is not None:
-        options: dict[str, Any] = {"size": compact(a["output_size"])}
-    else:
-        options = {"scale_factor": factors[0] if len(set(factors)) == 1 else tuple(factors)}
-    if mode != "nearest":
-        options["mode"] = mode
-    return Spelling(F.interpolate, (a["input"],), options | ({"align_corners": True} if a.get("align_corners") else {}))
-
-
-for _mode, _operators in {
-    "nearest": (aten.upsample_nearest1d.vec, aten.upsample_nearest2d.vec, aten.upsample_nearest3d.vec),
-    "linear": (aten.upsample_linear1d.vec,),
-    "bilinear": (aten.upsample_bilinear2d.vec,),
-    "bicubic": (aten.upsample_bicubic2d.vec,),
-    "trilinear": (aten.upsample_trilinear3d.vec,),
-}.items():
-    rule(*_operators)(partial(_interpolate, _mode))
+def _is_number(value: Any) -> bool:
+    """Whether this is a size that the forward computes."""
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("val"), (int, torch.SymInt))

@@ -109,7 +109,7 @@ def _fill(module: nn.Module, branch: Branch, path: str, saved: set[str]) -> None
     """Puts tensors and modules of a branch into its module."""
     for leaf, tensor in branch.tensors.items():
         if isinstance(tensor, nn.Parameter):
-            module.register_parameter(leaf, tensor)
+            setattr(module, leaf, tensor)  # recurrent modules keep a list of their parameters, too
         else:
             module._buffers.pop(leaf, None)
             module.register_buffer(leaf, tensor, persistent=f"{path}{leaf}" in saved)

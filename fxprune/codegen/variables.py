@@ -21,6 +21,7 @@ from fxprune.codegen.expressions import is_name
 
 _RESERVED = {"self", "torch", "F", "operator", "math", "Tensor", "nn", *dir(builtins)}
 _SHORT = ("y", "z")
+_Parts = dict[fx.Node, list["fx.Node | None"]]
 
 
 @dataclass(eq=False)
@@ -76,12 +77,13 @@ def name_variables(nodes: Sequence[fx.Node]) -> Variables:
     parts = {node: part for node in nodes if (part := _parts(node))}
     taken_apart = {item for part in parts.values() for item in part if item is not None}
     statements = tuple(node for node in nodes if _has_statement(node) and node not in taken_apart)
-    chains, ends = _chains(statements, parts)
+    results = {node: list(_leaves(node, parts)) for node in parts if node not in taken_apart}
+    chains, ends = _chains(statements, results)
     names = {node: chain.name for chain in chains for node in chain.nodes}
-    unpacked = {node: tuple(names[item] if item else "_" for item in part) for node, part in parts.items()}
+    unpacked = {node: tuple(_unpacked(item, parts, names) for item in parts[node]) for node in results}
     dead = {}
     for position, node in enumerate(statements):
-        written = {names.get(node), *unpacked.get(node, ())}
+        written = {names.get(item) for item in [node, *results.get(node, ())]}
         left = [chain.name for chain in ends.get(position, ()) if chain.name not in written]
         if len(left) > 1 and node.op != "output":
             dead[node] = tuple(left)
@@ -89,8 +91,8 @@ def name_variables(nodes: Sequence[fx.Node]) -> Variables:
 
 
 def _has_statement(node: fx.Node) -> bool:
-    """All but parameters, which are read where they are used, and sizes that are used once."""
-    if node.op == "get_attr":
+    """All but parameters and devices, which are read where they are used, and sizes that are used once."""
+    if node.op == "get_attr" or isinstance(node.meta.get("val"), torch.device):
         return False
     is_size = isinstance(node.meta.get("val"), (torch.SymInt, torch.SymFloat)) and node.op != "placeholder"
     return not (is_size and len(node.users) == 1)
@@ -109,6 +111,22 @@ def _parts(node: fx.Node) -> list[fx.Node | None]:
     return [by_position.get(position) for position in range(len(value))] if by_position else []
 
 
+def _leaves(node: fx.Node, parts: _Parts) -> Iterator[fx.Node]:
+    """The results of a call that is unpacked, those of inner tuples included."""
+    for item in parts[node]:
+        if item in parts:
+            yield from _leaves(item, parts)
+        elif item is not None:
+            yield item
+
+
+def _unpacked(item: fx.Node | None, parts: _Parts, names: Mapping[fx.Node, str]) -> str:
+    """What a result is written to: a name, `_` where nobody reads it, `(a, b)` for an inner tuple."""
+    if item is None:
+        return "_"
+    return f"({', '.join(_unpacked(part, parts, names) for part in parts[item])})" if item in parts else names[item]
+
+
 def _read(node: fx.Node, variables: set[fx.Node]) -> Iterator[fx.Node]:
     """The variables that the statement of `node` reads, also through what is written in place."""
     for argument in node.all_input_nodes:
@@ -119,11 +137,10 @@ def _read(node: fx.Node, variables: set[fx.Node]) -> Iterator[fx.Node]:
 
 
 def _chains(
-    statements: Sequence[fx.Node], parts: dict[fx.Node, list[fx.Node | None]]
+    statements: Sequence[fx.Node], results: Mapping[fx.Node, list[fx.Node]]
 ) -> tuple[list[Chain], dict[int, list[Chain]]]:
     """All chains with their names, and those that end at each statement."""
-    results = {item for part in parts.values() for item in part if item is not None}
-    variables = {*statements, *results}
+    variables = {*statements, *(item for items in results.values() for item in items)}
     reads = [list(dict.fromkeys(_read(node, variables))) for node in statements]
     last = {value: position for position, values in enumerate(reads) for value in values}
     chains: list[Chain] = []
@@ -131,13 +148,13 @@ def _chains(
     ends: dict[int, list[Chain]] = {}
     for position, node in enumerate(statements):
         dying = [chain_of[value] for value in reads[position] if last[value] == position]
-        heir = _heir(node, dying, parts, position)
-        made = [item for item in parts.get(node, [node]) if item is not None]
+        heir = None if node in results else _heir(node, dying, position)
+        made = results.get(node, [node])
         for chain in dying:
             chain.merge = len(dying)
         ends[position] = [chain for chain in dying if chain is not heir]
         for value in [] if node.op == "output" else made:
-            origin = dying[0] if node in parts and dying else None
+            origin = dying[0] if node in results and dying else None
             chain = heir or Chain(position, position, origin=origin)
             if heir is None:
                 chains.append(chain)
@@ -148,11 +165,9 @@ def _chains(
     return chains, ends
 
 
-def _heir(
-    node: fx.Node, dying: Sequence[Chain], parts: dict[fx.Node, list[fx.Node | None]], position: int
-) -> Chain | None:
+def _heir(node: fx.Node, dying: Sequence[Chain], position: int) -> Chain | None:
     """The chain that goes on with the value of `node`: of those that die here, or that these were split from."""
-    if node in parts or node.op in {"placeholder", "output"} or not isinstance(node.meta.get("val"), Tensor):
+    if node.op in {"placeholder", "output"} or not isinstance(node.meta.get("val"), Tensor):
         return None
     origins = [chain.origin for chain in dying if chain.origin is not None and chain.origin.last <= position]
     tensors = [chain for chain in dying if isinstance(chain.nodes[-1].meta.get("val"), Tensor)]

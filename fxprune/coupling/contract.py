@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from fxprune.calls import Shape, argument, concrete_shape, source_of
-from fxprune.coupling.flow import Fields, Flow, Operand, broadcast_shape, laid_along, rule, support
+from fxprune.coupling.flow import Flow, rule
+from fxprune.coupling.operand import Fields, Operand, broadcast_shape, laid_along, support
 from fxprune.errors import describe
 from fxprune.types import Axis
 

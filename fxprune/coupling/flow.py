@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -12,24 +12,12 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calls import Shape, concrete_shape, source_of
+from fxprune.coupling.operand import Fields, Operand, support, with_rank
 from fxprune.coupling.partition import Partition
 from fxprune.errors import describe
 from fxprune.types import Axis, Field
 
-Fields = tuple[Field, ...]
 Vanishes = Callable[[Sequence[bool]], bool]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """A tensor as the analysis sees it: its shape and the fields on it."""
-
-    shape: Shape
-    fields: Fields
-
-    def on(self, axis: int) -> Field | None:
-        """The field that shrinks `axis`."""
-        return next((item for item in self.fields if item.axis == axis), None)
 
 
 class Conflict(NamedTuple):
@@ -164,14 +152,9 @@ class Flow:
 
         vanishes: whether the result is zero where it is known of each operand whether it is.
         """
-        aligned = [_aligned(operand, len(shape)) for operand in operands]
         reason = f"combined with an axis that cannot shrink in {describe(node)}"
-        every = [
-            (index, item)
-            for index, operand in enumerate(aligned)
-            for item in operand.fields
-            if all(self._shrinks_with(other, item, reason) for other in aligned)
-        ]
+        aligned = self._shrinking_together([with_rank(operand, len(shape)) for operand in operands], node, reason)
+        every = [(index, item) for index, operand in enumerate(aligned) for item in operand.fields]
         nested = set()
         for position, (index, item) in enumerate(every):
             for other_index, other in every[position + 1 :]:
@@ -187,12 +170,19 @@ class Flow:
         }
         return tuple(replace(item, zero=zero[axis]) for axis, item in joined.items())
 
-    def _shrinks_with(self, operand: Operand, item: Field, reason: str) -> bool:
-        """Whether the operand can get shorter where the field does, or need not; else the field is held."""
-        if operand.shape[item.axis] == 1 or any(item.axis in support(other.ids) for other in operand.fields):
-            return True
-        self.partition.hold(item.ids, reason)
-        return False
+    def _shrinking_together(self, operands: Sequence[Operand], node: fx.Node, reason: str) -> list[Operand]:
+        """The operands with fields only on axes along which all others can get shorter, or need not."""
+        found = []
+        for operand in operands:
+            fields: Fields = ()
+            for item in operand.fields:
+                free = all(
+                    other.shape[item.axis] == 1 or any(item.axis in support(one.ids) for one in other.fields)
+                    for other in operands
+                )
+                fields += (item,) if free else self.fix((item,), (item.axis,), reason)
+            found.append(Operand(operand.shape, self.one_an_axis(fields, node)))
+        return found
 
     def _meet(self, item: Field, other: Field, reason: str) -> Field | None:
         """Join two fields that shrink one axis; of two that nest but would shrink different ones, give the coarse."""
@@ -275,16 +265,6 @@ def getitem(flow: Flow, node: fx.Node) -> Any:
     return flow.values[source_of(node)][index]
 
 
-def support(ids: Tensor) -> tuple[int, ...]:
-    """The axes along which ids vary."""
-    return tuple(dim for dim, size in enumerate(ids.shape) if size > 1)
-
-
-def broadcast_shape(shapes: Iterable[Sequence[int]]) -> Shape:
-    """The shape that operands of these shapes broadcast to."""
-    return tuple(torch.broadcast_shapes(*shapes))
-
-
 def matched_dims(before: Shape, after: Shape) -> Iterator[tuple[range, range]]:
     """The finest pairs of consecutive dimensions that hold the same elements in a row-major reshape."""
     i = j = 0
@@ -300,19 +280,3 @@ def matched_dims(before: Shape, after: Shape) -> Iterator[tuple[range, range]]:
             else:
                 right, j = right * after[j], j + 1
         yield range(start_i, i), range(start_j, j)
-
-
-def laid_along(operand: Operand, axis: int, rank: int) -> Operand:
-    """A one-dimensional operand laid along `axis` of a tensor of `rank` dimensions."""
-    view = tuple(-1 if dim == axis else 1 for dim in range(rank))
-    shape = tuple(operand.shape[0] if dim == axis else 1 for dim in range(rank))
-    return Operand(shape, tuple(replace(item, ids=item.ids.reshape(view), axis=axis) for item in operand.fields))
-
-
-def _aligned(operand: Operand, rank: int) -> Operand:
-    """The operand with leading dimensions of size 1 up to `rank`."""
-    extra = rank - len(operand.shape)
-    if not extra:
-        return operand
-    fields = tuple(replace(item, ids=item.ids[(None,) * extra], axis=item.axis + extra) for item in operand.fields)
-    return Operand((1,) * extra + operand.shape, fields)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calls import argument, concrete, concrete_shape, dim_argument, source_of
-from fxprune.coupling.flow import Fields, Flow, Operand, broadcast_shape, rule, support
+from fxprune.coupling.flow import Flow, rule
+from fxprune.coupling.operand import Fields, Operand, broadcast_shape, support
 from fxprune.errors import describe
 from fxprune.types import Field
 

@@ -94,10 +94,11 @@ def _resolve(conflicts: Iterable[Conflict], births: Births, partition: Partition
             for item in fields:
                 matrices[partition.canonical(item.ids)] = True
     matrices[0] = False  # permanent
-    for coarse, fine, reason in conflicts:
-        if bool(matrices[coarse.ids].any()):
-            partition.union(coarse.ids, fine.ids, reason)
-        else:
+    nested = [conflict for conflict in conflicts if bool(matrices[conflict.coarse.ids].any())]
+    for coarse, fine, reason in nested:
+        partition.union(coarse.ids, fine.ids, reason)
+    if not nested:  # only now, for what has been joined may have left the others nothing to meet
+        for coarse, _, reason in conflicts:
             partition.hold(coarse.ids, f"along it lie rows of another group, {reason}")
 
 

@@ -11,7 +11,8 @@ from torch import fx
 
 from fxprune.calls import argument, concrete_shape
 from fxprune.coupling.contract import Term, contract
-from fxprune.coupling.flow import Fields, Flow, Operand, rule
+from fxprune.coupling.flow import Flow, rule
+from fxprune.coupling.operand import Fields, Operand
 from fxprune.coupling.unify import unknown
 from fxprune.errors import describe
 

@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from fxprune.calls import argument, concrete_shape, source_of
-from fxprune.coupling.flow import Fields, Flow, rule
+from fxprune.coupling.flow import Flow, rule
+from fxprune.coupling.operand import Fields
 from fxprune.errors import describe
 
 aten = torch.ops.aten

@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from fxprune.calls import argument, concrete_shape, dim_argument, source_of
-from fxprune.coupling.flow import Fields, Flow, Operand, rule
+from fxprune.coupling.flow import Flow, rule
+from fxprune.coupling.operand import Fields, Operand
 from fxprune.errors import describe
 
 aten = torch.ops.aten

@@ -11,8 +11,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from fxprune.calls import argument, concrete, concrete_shape, dim_argument, source_of
-from fxprune.coupling.flow import Fields, Flow, rule, support
+from fxprune.coupling.flow import Flow, rule
 from fxprune.coupling.indices import constant, root_of
+from fxprune.coupling.operand import Fields, support
 from fxprune.errors import describe
 from fxprune.types import Field
 

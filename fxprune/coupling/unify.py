@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from fxprune.calls import argument, bound_arguments, concrete_shape, source_of, tensor_arguments
-from fxprune.coupling.flow import Fields, Flow, Operand, Vanishes, laid_along, rule
+from fxprune.coupling.flow import Flow, Vanishes, rule
+from fxprune.coupling.operand import Fields, Operand, laid_along
 from fxprune.coupling.probe import vanishes
 from fxprune.errors import describe
 from fxprune.types import Axis

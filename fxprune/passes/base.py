@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -79,8 +80,10 @@ def refresh_metadata(gm: fx.GraphModule) -> None:
     interpreter.extra_traceback = False
     shapes = mode.shape_env
     try:
-        # a guard that an op adds here would fix the batch size in every graph that shares its symbol
-        with mode, torch.no_grad(), shapes.suppress_guards() if shapes is not None else nullcontext():
+        # a guard that an op adds here would fix the batch size in every graph that shares its symbol; and without the
+        # Python dispatcher, kernels such as that of LSTM ask for sizes as numbers
+        guards = shapes.suppress_guards() if shapes is not None else nullcontext()
+        with mode, torch.no_grad(), guards, enable_python_dispatcher():
             interpreter.run(*inputs, enable_io_processing=False)
     except Exception as error:
         at = getattr(interpreter, "current", None)

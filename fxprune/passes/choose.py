@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -48,6 +48,7 @@ class Choose(PassBase):
     calibration: unlabelled images, in any form that `calibration_for` takes; None where the importance needs none.
     importance, allocation: names of the registries.
     multiple_of, freeze, max_ratio: as in `allocate`.
+    heads: whether attention loses whole heads, as in `analyze`.
     Postcondition: the plan is possible, and the network that it leaves fits the budget.
     """
 
@@ -59,6 +60,7 @@ class Choose(PassBase):
     freeze: Iterable[str] = ()
     max_ratio: float | None = None
     seed: int = 0
+    heads: bool = False
     progress: Progress = field(default=silent, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
@@ -77,7 +79,7 @@ class Choose(PassBase):
         found = state(graph_module)
         if PLAN in found:
             return PassResult(graph_module, False)
-        coupling = analyze(graph_module)
+        coupling = analyze(graph_module, self.heads)
         for name, parameter in graph_module.named_parameters():
             if parameter.is_floating_point() and not torch.isfinite(parameter).all():
                 raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
@@ -97,7 +99,8 @@ class Choose(PassBase):
             freeze=self.freeze,
             max_ratio=MAX_RATIO if self.max_ratio is None else self.max_ratio,
         )
-        found[PLAN] = select(coupling, removals, widths, input_specs(graph_module))
+        plan = select(coupling, removals, widths, input_specs(graph_module))
+        found[PLAN] = replace(plan, heads=self.heads)
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:

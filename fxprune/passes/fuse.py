@@ -10,7 +10,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
-from fxprune.coupling.flow import bound_arguments
+from fxprune.calls import bound_arguments
 from fxprune.errors import RewriteError, describe
 from fxprune.passes.reconstruct import CORRECTION, replace_tensor
 

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 import operator
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxprune.calls import bound_arguments
 from fxprune.capture import META, Capture
+from fxprune.codegen.candidates import Candidate, candidate, stack_class
+from fxprune.codegen.devices import follow_devices
 from fxprune.codegen.forward import ReadableCodeGen
-from fxprune.codegen.modules import FREE, OWNING, free_module
+from fxprune.codegen.modules import FREE
 from fxprune.codegen.signature import plain_signature
 from fxprune.codegen.source import class_name
 from fxprune.codegen.spelling import spell
 from fxprune.codegen.tree import install, named_tensors
-from fxprune.coupling.flow import bound_arguments
 from fxprune.errors import RewriteError, describe, source_line
 
 aten = torch.ops.aten
@@ -29,14 +29,6 @@ _DROPOUTS = {
     *(aten.dropout.default, aten.feature_dropout.default),
     *(aten.alpha_dropout.default, aten.feature_alpha_dropout.default),
 }
-
-
-class Candidate(NamedTuple):
-    """A call that may become a module: its path, the module, and the value that the module is called on."""
-
-    path: str
-    module: nn.Module
-    input: fx.Node
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +60,9 @@ class Lift(PassBase):
         lifted = _lift_modules(graph, tensors)
         notes += _spell_functions(graph)
         plain_signature(graph)
+        follow_devices(graph)
         _merge_slices(graph)
+        _name_like_symbolic_trace(graph)
         order = graph_module.meta[META]["capture"].names
         called = [str(node.target) for node in graph.nodes if node.op == "call_module" and node.target in lifted]
         _shed_export(graph_module)
@@ -89,27 +83,11 @@ class Lift(PassBase):
         graph_module.graph.lint()
 
 
-def _stack_top(node: fx.Node) -> tuple[str, str]:
-    """Path and class of the innermost module whose forward made the call; a second call's mark `@1` is left out."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    if not stack:
-        return "", ""
-    path, kind = stack[-1]
-    return re.sub(r"@\d+", "", path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _stack_class(node: fx.Node) -> type[nn.Module] | None:
-    """The class of the innermost module when it is one of torch.nn."""
-    kind = _stack_top(node)[1]
-    found = getattr(nn, kind.rpartition(".")[2], None) if kind.startswith("torch.nn.modules.") else None
-    return found if isinstance(found, type) else None
-
-
 def _drop_functional_dropout(graph: fx.Graph) -> list[str]:
     """Takes out dropouts that no module owns: they are the identity in evaluation, and have no training flag."""
     notes = []
     for node in list(graph.nodes):
-        if node.target in _DROPOUTS and not node.args[2] and _stack_class(node) not in FREE[node.target]:
+        if node.target in _DROPOUTS and not node.args[2] and stack_class(node) not in FREE[node.target]:
             where = source_line(node) or f"`{node.name}`"
             notes.append(f"a functional dropout (p={node.args[1]}) is not applied in training: {where}")
             node.replace_all_uses_with(node.args[0])
@@ -121,79 +99,46 @@ def _lift_modules(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> dict[str, n
     """Turns calls into `call_module` nodes wherever all calls of one path agree; gives the modules by path."""
     calls: dict[str, list[tuple[fx.Node, Candidate]]] = {}
     for node in graph.nodes:
-        found = _owning_candidate(node, tensors) or _free_candidate(node, tensors)
+        found = candidate(node, tensors)
         if found is not None:
             calls.setdefault(found.path, []).append((node, found))
     lifted: dict[str, nn.Module] = {}
     for path, candidates in calls.items():
         inside = any(path.startswith(f"{other}.") for other in calls)  # a module of torch.nn holds no others
-        if not inside and len({repr(candidate.module) for _, candidate in candidates}) == 1:
+        if not inside and len({repr(item.module) for _, item in candidates}) == 1:
             lifted[path] = candidates[0][1].module
-            for node, candidate in candidates:
+            for node, item in candidates:
+                freed = [source for source in node.all_input_nodes if source.op == "call_function"]
                 node.op, node.target = "call_module", path
-                node.args, node.kwargs = (candidate.input,), {}
+                node.args, node.kwargs = item.args, {}
+                _erase_unread(freed)
+                if isinstance(item.module, nn.LSTM):
+                    _nest_states(node)
     return lifted
 
 
-def _owning_candidate(node: fx.Node, tensors: Mapping[str, Tensor]) -> Candidate | None:
-    """The module whose own tensors, and no others, are the arguments of the call."""
-    if node.target not in OWNING:
-        return None
-    assert isinstance(node.target, OpOverload)
-    arguments = bound_arguments(node)
-    owned, inputs = {}, []
-    for name, value in arguments.items():
-        if isinstance(value, fx.Node) and value.op == "get_attr" and str(value.target) in tensors:
-            owned[name] = arguments[name] = tensors[str(value.target)]
-        elif isinstance(value, fx.Node):
-            inputs.append(value)
-    weight = next((str(item.target) for item in node.all_input_nodes if item.op == "get_attr"), "")
-    if not owned or len(inputs) != 1:
-        return None
-    for path in dict.fromkeys((_stack_top(node)[0], weight.rpartition(".")[0])):
-        if path and all(tensors.get(f"{path}.{name}") is tensor for name, tensor in owned.items()):
-            with torch.device("meta"):
-                module = OWNING[node.target](arguments)
-            if module is not None and _has_slots_for(module, path, owned, tensors):
-                return Candidate(path, module, inputs[0])
-    return None
+def _erase_unread(nodes: Iterable[fx.Node]) -> None:
+    """Takes out calls that nobody reads any more, and what only they read."""
+    for node in nodes:
+        if not node.users and node.op == "call_function" and not node._erased:
+            sources = node.all_input_nodes
+            node.graph.erase_node(node)
+            _erase_unread(sources)
 
 
-def _has_slots_for(module: nn.Module, path: str, owned: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the module has just the tensors that the original has at `path`, as parameters and as buffers."""
-    there = {name[len(path) + 1 :]: tensor for name, tensor in tensors.items() if name.startswith(f"{path}.")}
-    slots = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return (
-        set(slots) == set(there)
-        and set(owned) == set(slots) - {"num_batches_tracked"}
-        and all(isinstance(there[name], nn.Parameter) is isinstance(slots[name], nn.Parameter) for name in slots)
-        and all(there[name].shape == slots[name].shape for name in slots)
-    )
-
-
-def _free_candidate(node: fx.Node, tensors: Mapping[str, Tensor]) -> Candidate | None:
-    """The parameter-free module of torch.nn whose forward made the call."""
-    kind, path = _stack_class(node), _stack_top(node)[0]
-    if kind is None or not path or not isinstance(node.target, OpOverload) or node.target not in FREE:
-        return None
-    value = node.args[0]
-    if not isinstance(value, fx.Node) or any(name.startswith(f"{path}.") for name in tensors):
-        return None
-    with torch.device("meta"):
-        module = free_module(node.target, kind, {**bound_arguments(node), "inplace": _may_overwrite(node, value)})
-    return Candidate(path, module, value) if module is not None else None
-
-
-def _may_overwrite(node: fx.Node, value: fx.Node) -> bool:
-    """Whether the original wrote the result over its input and nobody else can see that it does."""
-    fresh = value.op == "call_module" or (value.op == "call_function" and not _is_view(value))
-    return bool(node.meta.get("inplace")) and len(value.users) == 1 and fresh
-
-
-def _is_view(node: fx.Node) -> bool:
-    """Whether the value shares memory with another one."""
-    target = node.target
-    return not isinstance(target, OpOverload) or any(result.alias_info for result in target._schema.returns)
+def _nest_states(node: fx.Node) -> None:
+    """nn.LSTM returns `y, (h, c)` where the operator returns `y, h, c`."""
+    output, *states = node.meta["val"]
+    picks = [user for user in node.users if user.args[1] != 0]
+    node.meta["val"] = (output, tuple(states))
+    if not picks:
+        return
+    with node.graph.inserting_after(node):
+        pair = node.graph.call_function(operator.getitem, (node, 1))
+    pair.meta = {**node.meta, "val": tuple(states)}
+    for user in picks:
+        assert isinstance(user.args[1], int)
+        user.args = (pair, user.args[1] - 1)
 
 
 def _spell_functions(graph: fx.Graph) -> list[str]:
@@ -208,6 +153,13 @@ def _spell_functions(graph: fx.Graph) -> list[str]:
             node.op = "call_method" if isinstance(spelling.target, str) else "call_function"
             node.target, node.args, node.kwargs = spelling
     return notes
+
+
+def _name_like_symbolic_trace(graph: fx.Graph) -> None:
+    """Calls of modules are named after them, as `torch.fx.symbolic_trace` names them."""
+    for node in graph.nodes:
+        if node.op == "call_module":
+            node._rename(str(node.target).replace(".", "_"))
 
 
 def _merge_slices(graph: fx.Graph) -> None:

@@ -114,3 +114,23 @@ def test_the_measured_error_is_that_of_the_network_cut_by_hand() -> None:
     fitted = design @ torch.linalg.lstsq(design, y).solution
     spread = (y - y.mean(1, keepdim=True)).square().sum()
     assert found.errors[2] == pytest.approx(float((y - fitted).square().sum() / spread), rel=0.05)
+
+
+class Words(nn.Module):
+    """Reads whole numbers, which have no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.first, self.last = nn.Embedding(9, 4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, steps: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(self.embedding(x) + steps[:, None, None] / 10)))
+
+
+def test_whole_numbers_hide_no_sensitivity() -> None:
+    model, x, steps = Words().eval(), torch.randint(0, 9, (16, 5)), torch.arange(16)
+    gm = capture(model, (x, steps))
+    coupling = analyze(gm)
+    found = observe(gm, coupling, calibration_for(gm, [{"x": x, "steps": steps}]))
+    assert {"last.weight", "first.weight"} <= set(found)
+    assert all(bool(seen.sensitivity.any()) for seen in found.values())

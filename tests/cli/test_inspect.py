@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -20,7 +21,11 @@ def test_groups_held_axes_and_cost(networks: Path) -> None:
     text = inspect(f"{networks}:tiny", "--input-size", "3,8,8").stdout
     assert text.startswith("flops: 101,440\nparams: 860\n2 groups, ")
     assert "features.0.weight: 8 units\n    produces features.0.weight[0]\n" in text
-    assert "held: " in text
+    assert "\nheld: 7 axes:\n" in text
+    assert "  an output of the network: 2 axes\n      classifier.weight[0], classifier.bias[0]\n" in text
+    assert re.search(
+        r"  kernel extent: 4 axes\n    aten.conv2d.default at .*: .*\n      features.0.weight\[2\] \(`conv2d`\)", text
+    )
 
 
 def test_json(networks: Path) -> None:
@@ -39,3 +44,18 @@ def test_code_reads_like_a_forward(networks: Path) -> None:
     assert "def forward(self, x" in code
     assert "self.classifier(" in code
     assert "torch.ops" not in code
+
+
+def test_whole_heads(tmp_path: Path) -> None:
+    source = tmp_path / "nets.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def vit():\n"
+        "    from torchvision.models import VisionTransformer\n"
+        "    return VisionTransformer(16, 8, 1, 4, 16, 32, num_classes=3)\n"
+    )
+    dimensions = inspect(f"{source}:vit", "--input-size", "3,16,16").stdout
+    whole = inspect(f"{source}:vit", "--input-size", "3,16,16", "--heads").stdout
+    assert ".in_proj_weight: 32 units in 8 blocks\n" in dimensions
+    assert ".in_proj_weight: 4 units\n" in whole
+    assert "combined with an axis that cannot shrink" in whole and "`add` (" not in whole

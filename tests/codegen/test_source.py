@@ -17,7 +17,6 @@ from torch import Tensor, fx, nn
 from fxprune.capture import capture
 from fxprune.codegen import module_source, save
 from fxprune.coupling import analyze
-from fxprune.errors import RewriteError
 from fxprune.passes.lift import Lift
 from fxprune.passes.shrink import shrink
 from fxprune.passes.tidy import Tidy
@@ -122,20 +121,6 @@ def test_other_number_types() -> None:
     network = rebuilt(lifted(model, x))
     assert {item.dtype for item in network.parameters()} == {torch.bfloat16}
     assert torch.equal(network(x), model(x))
-
-
-class Large(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.rand(5000), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.get_buffer("table")
-
-
-def test_a_large_constant_outside_the_state_dict_is_refused() -> None:
-    with pytest.raises(RewriteError, match=r"\(5000,\) is not in the state_dict"):
-        module_source(lifted(Large(), torch.rand(2, 5000)))
 
 
 @pytest.mark.parametrize("name", ["Shuffle", "Depthwise", "Dense"])

@@ -97,7 +97,7 @@ class CosineAttention(Projected):
         return merged((q @ k.transpose(-2, -1) * self.scale).softmax(-1) @ split(self.v(x)))
 
 
-# elu(0) + 1 is one, so that no removed dimension of queries and keys would vanish; a whole head does, with its values.
+# elu(0) + 1 is one: a removed dimension of queries and keys would not vanish, but a head does, with its values.
 @example(WHOLE, tokens, heads=WHOLE)
 class LinearAttention(Projected):
     """Attention without a softmax, by a positive map of queries and keys."""

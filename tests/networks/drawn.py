@@ -6,7 +6,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.networks import steps_of_moves, steps_of_tokens  # noqa: F401 (their steps register on import)
+from tests.networks import (  # noqa: F401 (their steps register on import)
+    steps_of_layers,
+    steps_of_moves,
+    steps_of_tokens,
+    steps_of_values,
+)
 from tests.networks.examples import images
 from tests.networks.helpers import randomized, scattered
 from tests.networks.partition import Partition
@@ -35,7 +40,7 @@ class Drawn(nn.Module):
         self.head = nn.Linear(width, 3)
 
     def _append(self, name: str, option: int, width: int) -> int:
-        made: Step = STEPS[name](width, OPTIONS[name][option])  # type: ignore[call-arg]
+        made: Step = STEPS[name](width, OPTIONS[name][option])
         made.name = f"steps.{len(self.steps)}"
         self.steps.append(made)
         return made.width
@@ -64,4 +69,5 @@ def drawn(choices: list[Choice], seed: int) -> tuple[Drawn, tuple[Tensor, ...]]:
     """The network with weights that hide no mistake, and its inputs."""
     torch.manual_seed(seed)
     network = Drawn(choices)
-    return scattered(randomized(network)).eval(), (images(2, PIXELS),)  # type: ignore[return-value]
+    scattered(randomized(network)).eval()
+    return network, (images(2, PIXELS),)

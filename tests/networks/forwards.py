@@ -18,7 +18,9 @@ def image_and_features(batch: int) -> tuple[Tensor, ...]:
 
 
 # The sum joins what the image and the features become.
-@example("image.weight 6, both.weight 5", image_and_features, held={"mean.weight[0]": "output", "spread.weight[0]": "output"})
+@example(
+    "image.weight 6, both.weight 5", image_and_features, held={"mean.weight[0]": "output", "spread.weight[0]": "output"}
+)
 class SeveralInputs(nn.Module):
     """Two inputs that meet, and two outputs."""
 

@@ -62,9 +62,7 @@ def scattered(model: nn.Module) -> nn.Module:
     return model
 
 
-def random_plan(
-    coupling: Coupling, seed: int, balanced: bool = False, only: str | None = None, least: int = 1
-) -> Plan:
+def random_plan(coupling: Coupling, seed: int, balanced: bool = False, only: str | None = None, least: int = 1) -> Plan:
     """A possible plan: in each group random units, equally many in each block.
 
     balanced: half of each group is kept.

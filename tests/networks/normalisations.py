@@ -18,9 +18,13 @@ from tests.networks.examples import example, tokens
     name="InstanceNormTracked",
     norm=lambda: nn.InstanceNorm2d(8, affine=True, track_running_stats=True),
 )
-@example("conv.weight 8/2, read.weight 5", name="GroupNorm", norm=lambda: nn.GroupNorm(2, 8))  # equally many in each group
+@example(
+    "conv.weight 8/2, read.weight 5", name="GroupNorm", norm=lambda: nn.GroupNorm(2, 8)
+)  # equally many in each group
 @example("conv.weight 8, read.weight 5", name="GroupNormOfOne", norm=lambda: nn.GroupNorm(1, 8))
-@example("conv.weight 8, read.weight 5", name="GroupNormOfEach", norm=lambda: nn.GroupNorm(8, 8))  # the number of groups shrinks
+@example(
+    "conv.weight 8, read.weight 5", name="GroupNormOfEach", norm=lambda: nn.GroupNorm(8, 8)
+)  # the number of groups shrinks
 @example("conv.weight 8, read.weight 5", name="PReLU", norm=lambda: nn.PReLU(8))
 @example("conv.weight 8, read.weight 5", name="PReLUOfOne", norm=lambda: nn.PReLU())
 class Normalised(nn.Module):
@@ -36,7 +40,9 @@ class Normalised(nn.Module):
 
 
 @example("embed.weight 6, up.weight 7", tokens, name="LayerNorm", norm=lambda: nn.LayerNorm(6))
-@example("embed.weight 6, up.weight 7", tokens, name="LayerNormPlain", norm=lambda: nn.LayerNorm(6, elementwise_affine=False))
+@example(
+    "embed.weight 6, up.weight 7", tokens, name="LayerNormPlain", norm=lambda: nn.LayerNorm(6, elementwise_affine=False)
+)
 @example("embed.weight 6, up.weight 7", tokens, name="RMSNorm", norm=lambda: nn.RMSNorm(6))
 class NormalisedTokens(nn.Module):
     """A normalisation of tokens over their features, in a residual block."""
@@ -82,7 +88,12 @@ class LayerNormByHand(nn.Module):
 
 
 # A filter of zeros has no direction, so that the filters stay; what a filter reads is in its norm, so that stays too.
-@example("read.weight 5", name="WeightNormOfProducer", reader=False, held={"conv.parametrizations.weight.original1[0]": "_weight_norm"})
+@example(
+    "read.weight 5",
+    name="WeightNormOfProducer",
+    reader=False,
+    held={"conv.parametrizations.weight.original1[0]": "_weight_norm"},
+)
 @example("", name="WeightNormOfReader", reader=True, held={"conv.weight[0]": ".", "read.bias[0]": "."})
 class WeightNorm(nn.Module):
     """Filters as a direction and a length, before or behind plain ones."""

@@ -20,7 +20,7 @@ class Partition:
     """Channels as labels; label 0 never leaves.
 
     axes: the labels along each axis of a parameter, by its name and dimension, made and read.
-    tensors: the labels of the channels of every intermediate value; like a parameter, it must not be one unit as a whole.
+    tensors: the labels of the channels of every intermediate value: like a parameter, it must not be one unit.
     rows: layouts whose rows keep equally many.
     doubtful: labels for which the steps speak only if none of them is permanent.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,15 +16,17 @@ from tests.networks.examples import example, tokens
 @example("embed.weight 5, rnn.weight_ih_l0 8/2", tokens, kind=nn.LSTM, layers=2, name="LSTMOfTwoLayers")
 @example("embed.weight 5, rnn.weight_ih_l0 8/2", tokens, kind=nn.LSTM, both=True, name="LSTMBothWays")
 @example("embed.weight 5, rnn.weight_ih_l0 4", tokens, kind=nn.GRU, name="GRU")
-@example("embed.weight 5, rnn.weight_ih_l0 16/4", tokens, kind=nn.GRU, layers=2, both=True, name="GRUOfTwoLayersBothWays")
+@example(
+    "embed.weight 5, rnn.weight_ih_l0 16/4", tokens, kind=nn.GRU, layers=2, both=True, name="GRUOfTwoLayersBothWays"
+)
 @example("embed.weight 5, rnn.weight_ih_l0 4", tokens, kind=nn.RNN, name="RNN")
 class Recurrent(nn.Module):
     """A recurrent layer over tokens; its last state is read."""
 
-    def __init__(self, kind: type[nn.RNNBase], layers: int = 1, both: bool = False) -> None:
+    def __init__(self, kind: Callable[..., nn.Module], layers: int = 1, both: bool = False) -> None:
         super().__init__()
         self.embed = nn.Linear(5, 5)
-        self.rnn = kind(5, 4, layers, batch_first=True, bidirectional=both)  # type: ignore[call-arg]
+        self.rnn = kind(5, 4, layers, batch_first=True, bidirectional=both)
         self.head = nn.Linear(8 if both else 4, 3)
 
     def forward(self, x: Tensor) -> Tensor:

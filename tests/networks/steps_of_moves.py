@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.networks.partition import PERMANENT, Labels, Partition
+from tests.networks.partition import Labels, Partition
 from tests.networks.steps import Step, conv, step
 
 ROTATION = 2
@@ -61,14 +61,14 @@ class Move(Step):
         return x + self.move(x) if self.onto else self.move(x)
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
-        if self.kind == "split":
-            found.tensors.append(x[:1])
+        cut = {"split": 1, "swap": len(x) // 2}.get(self.kind, 0)
+        found.tensors += [x[:cut], x[cut:]]
         return found.join(x, MOVED[self.kind](x)) if self.onto else MOVED[self.kind](x)
 
 
 @step("view", "op")
 class Shuffle(Step):
-    """A channel shuffle in two rows: channels at the same position of both leave together."""
+    """A channel shuffle in two rows: channels at the same position of both leave together, unless rows are units."""
 
     zero = None
 
@@ -83,36 +83,9 @@ class Shuffle(Step):
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
         half = len(x) // 2
-        found.join(x[:half], x[half:])
+        if any(len(set(found.classes(row))) > 1 for row in (x[:half], x[half:])):
+            found.join(x[:half], x[half:])
         return [x[row * half + place] for place in range(half) for row in range(2)]
-
-
-@step("mul", "glu", "maximum", "amax", "strided", "swiglu")
-class Gate(Step):
-    """Two halves of a wider layer meet."""
-
-    def __init__(self, channels: int, kind: str) -> None:
-        super().__init__()
-        self.width, self.kind, self.conv = channels, kind, conv(channels, 2 * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.kind == "glu":
-            return F.glu(x, 1)
-        if self.kind == "amax":
-            return x.unflatten(1, (self.width, 2)).amax(2)
-        if self.kind == "strided":
-            return x[:, ::2] * x[:, 1::2]
-        left, right = x.chunk(2, 1)
-        if self.kind == "swiglu":
-            return F.silu(left) * right
-        return left * right if self.kind == "mul" else torch.maximum(left, right)
-
-    def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
-        made = self.through(found, "conv", x)
-        pairs = self.kind in ("amax", "strided")
-        left, right = (made[::2], made[1::2]) if pairs else (made[: self.width], made[self.width :])
-        return found.join(left, right)
 
 
 @step("chunk", "slice", "narrow", "split")
@@ -139,6 +112,7 @@ class Halves(Step):
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
         half = len(x) // 2
+        found.tensors += [x[:half], x[half:]]
         return x[:half] + self.through(found, "conv", x[half:])
 
 
@@ -158,6 +132,7 @@ class Stack(Step):
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
         first, second = found.lay(x, 2)
+        found.tensors += [first, second]
         return second + first
 
 
@@ -175,7 +150,9 @@ class Copies(Step):
         return self.conv(x.repeat(1, 2, 1, 1) if self.kind == "repeat" else x.tile((1, 2, 1, 1)))
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
-        return self.through(found, "conv", [label for label in x for _ in range(2)] if self.kind == "interleave" else x + x)
+        return self.through(
+            found, "conv", [label for label in x for _ in range(2)] if self.kind == "interleave" else x + x
+        )
 
 
 @step(0, 1)
@@ -197,6 +174,7 @@ class Pad(Step):
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
         y = found.fresh(1) + x + found.fresh(3)
+        found.doubtful += x  # beside channels that stay, padding stays
         for layer, _ in enumerate(self.convs):
             self.through(found, f"convs.{layer}", x, y)
         return y
@@ -280,10 +258,10 @@ class Write(Step):
 
 
 @step()
-class Permanent(Step):
-    """Four constant channels, which never leave, before the others."""
+class Constants(Step):
+    """Four constant channels before the others: they stay, unless they are added to what leaves."""
 
-    zero = None
+    zero = False
 
     def __init__(self, channels: int, _: None) -> None:
         super().__init__()
@@ -293,4 +271,6 @@ class Permanent(Step):
         return torch.cat([x.new_full((x.shape[0], 4, *x.shape[2:]), 0.5), x], 1)
 
     def couple(self, found: Partition, x: Labels, zero: bool) -> Labels:
-        return [PERMANENT] * 4 + x
+        constants = found.fresh(4)
+        found.tensors.append(constants)
+        return constants + x

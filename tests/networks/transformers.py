@@ -143,14 +143,14 @@ class SelfAttention(nn.Module):
         self.dense = nn.Linear(HEADS * SIZE, WIDTH)
 
     def transpose_for_scores(self, x: Tensor) -> Tensor:
-        return x.view(x.size()[:-1] + (HEADS, SIZE)).permute(0, 2, 1, 3)
+        return x.view(x.size()[:-1] + (HEADS, SIZE)).permute(0, 2, 1, 3)  # noqa: RUF005 (torch.Size as libraries add it)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         query, key, value = (self.transpose_for_scores(layer(x)) for layer in (self.query, self.key, self.value))
         scores = torch.matmul(query, key.transpose(-1, -2)) / math.sqrt(SIZE)
         context = torch.matmul(F.dropout((scores + mask).softmax(-1), 0.1, self.training), value)
         context = context.permute(0, 2, 1, 3).contiguous()
-        return self.dense(context.view(context.size()[:-2] + (HEADS * SIZE,)))
+        return self.dense(context.view(context.size()[:-2] + (HEADS * SIZE,)))  # noqa: RUF005
 
 
 class EncoderLayer(nn.Module):

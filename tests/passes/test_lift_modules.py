@@ -105,3 +105,19 @@ def test_embedding() -> None:
     gm = lifted(model, x)
     assert repr(gm.get_submodule("inner")) == repr(model.inner)
     torch.testing.assert_close(gm(x), model(x))
+
+
+def test_a_module_that_reads_a_buffer() -> None:
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+            self.register_buffer("table", torch.rand(4, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.inner(self.get_buffer("table")).mT
+
+    model, x = Table(), torch.randn(5, 2)
+    gm = lifted(model, x)
+    assert "self.inner(self.table)" in gm.code
+    torch.testing.assert_close(gm(x), model(x))

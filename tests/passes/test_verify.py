@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import fxprune as fp
 from fxprune.errors import RewriteError, VerificationError
@@ -14,7 +15,7 @@ from fxprune.passes.lift import Lift
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.verify import Verify, confirm
-from tests.networks import build, images, modified
+from tests.networks import build, images, inputs, modified
 
 PLAN = fp.Plan({"conv1.0.weight": [0, 2, 5]})
 
@@ -90,3 +91,37 @@ def test_a_lifted_network_must_compute_what_its_graph_does() -> None:
         other.get_parameter("head.bias").add_(1e-4)
     with pytest.raises(VerificationError, match="is off by"):
         confirm(gm, other)
+
+
+def masked_by_hand(model: nn.Module, producers: list[str], dim: int, stays: Tensor, x: Tensor) -> Tensor:
+    """What the model returns when the values of these modules are zeroed at the positions of `dim` that leave."""
+
+    def hook(_: nn.Module, __: tuple[Tensor, ...], value: Tensor) -> Tensor:
+        return value * stays.view([-1 if axis == dim else 1 for axis in range(value.ndim)])
+
+    for name in producers:
+        model.get_submodule(name).register_forward_hook(hook)
+    with torch.no_grad():
+        return model(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "producers", "dim"),
+    [
+        ("SpatialAttentionByMean", ["conv"], 1),  # a mean over channels, pinned to the original's width
+        ("RMSNormByHand", ["embed", "norm", "down"], 2),
+        ("CosineAttention", ["q", "k"], 2),  # lengths of queries and keys
+        ("Attention", ["q", "k"], 2),  # the scale of the original's heads
+    ],
+)
+def test_removing_is_zeroing_activations(name: str, producers: list[str], dim: int) -> None:
+    """An oracle that knows nothing of slices: hooks on the modules that make the channels."""
+    model = build(name).double()
+    x = inputs(name)[0].double()
+    gm = fp.capture(model, x)
+    group = next(item for item in fp.analyze(gm).groups if item.name.startswith(producers[0]))
+    kept = [0, 2, 4, 7] if group.blocks else [0, 2, 3]
+    stays = torch.tensor([float(unit in kept) for unit in range(group.width)], dtype=torch.float64)
+    small = fp.shrink(gm, fp.Plan({group.name: kept}))
+    wanted = masked_by_hand(model, producers, dim, stays, x)
+    assert torch.allclose(small(x), wanted, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,120 @@
+"""Exported programs: shrunk and pruned to exported programs with the same signature, saved and loaded elsewhere."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+
+import fxprune as fp
+from tests.networks import build, images, random_plan
+
+
+def exported(model: nn.Module, *inputs: Tensor) -> ExportedProgram:
+    return export(model.eval(), inputs, dynamic_shapes=tuple({0: Dim.AUTO} for _ in inputs))
+
+
+class Stateful(nn.Module):
+    """Writes into a buffer and into its input, and holds a constant and a parameter that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.spare = nn.Linear(4, 6), nn.Linear(6, 2), nn.Parameter(torch.rand(3))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.get_buffer("calls").add_(1)
+        x.mul_(2)
+        y = self.last(torch.relu(self.first(x))) * self.get_buffer("calls")
+        return y, y * torch.tensor([1.0, 2.0])
+
+
+@pytest.mark.parametrize("decomposed", [False, True], ids=["training", "inference"])
+@pytest.mark.parametrize("name", ["Residual", "Shuffle", "LayerScaled", "Tied"])
+def test_a_shrunk_program_is_the_shrunk_graph_with_the_same_signature(name: str, decomposed: bool) -> None:
+    program = exported(build(name), images())
+    program = program.run_decompositions({}) if decomposed else program
+    gm = fp.capture(program)
+    plan = random_plan(fp.analyze(gm), seed=2, balanced=True)
+    small = fp.shrink(program, plan)
+    assert isinstance(small, ExportedProgram)
+    before, after = program.graph_signature, small.graph_signature
+    assert before.input_specs == after.input_specs
+    assert [spec.kind for spec in before.output_specs] == [spec.kind for spec in after.output_specs]
+    assert list(small.state_dict) == list(program.state_dict)
+    assert str(small.range_constraints) == str(program.range_constraints)
+    assert sum(map(torch.numel, small.state_dict.values())) < sum(map(torch.numel, program.state_dict.values()))
+    stacks, kept = ({node.name: node.meta.get("nn_module_stack") for node in p.graph.nodes} for p in (program, small))
+    assert all(stacks[name] == stack for name, stack in kept.items() if name in stacks)
+    shapes = {node.name: node.meta["val"].shape for node in small.graph.nodes if node.op == "placeholder"}
+    for spec in after.input_specs:
+        if spec.target is not None:
+            assert shapes[spec.arg.name] == small.state_dict[spec.target].shape
+    again = reloaded(small)
+    for batch in (1, 3):
+        torch.testing.assert_close(again.module()(images(batch)), fp.shrink(gm, plan)(images(batch)))
+
+
+def reloaded(program: ExportedProgram) -> ExportedProgram:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    return torch.export.load(buffer)
+
+
+@pytest.mark.parametrize("decomposed", [False, True], ids=["training", "inference"])
+def test_writes_into_buffers_and_inputs_stay(decomposed: bool) -> None:
+    model, x = Stateful(), torch.randn(3, 4)
+    program = exported(model, x.clone())
+    program = program.run_decompositions({}) if decomposed else program
+    small = fp.shrink(program, fp.Plan({"first.weight": range(6)}))
+    network = reloaded(small).module()
+    for _ in range(2):
+        given, taken = torch.randn(3, 4), torch.empty(3, 4)
+        taken.copy_(given)
+        for found, wanted in zip(network(taken), model(given), strict=True):
+            torch.testing.assert_close(found, wanted)
+        assert torch.equal(given, taken)
+    assert torch.equal(network.get_buffer("calls"), model.get_buffer("calls"))
+
+
+def test_a_program_is_pruned_to_a_budget_and_to_a_module() -> None:
+    program, data = exported(build("Residual"), images()), torch.randn(40, 3, 8, 8)
+    budget = fp.Budget(params=0.7)
+    small = fp.prune_exported(program, budget=budget, calibration=data)
+    sizes = [sum(p.numel() for p in item.parameters()) for item in (program, small)]
+    assert sizes[1] <= 0.7 * sizes[0]
+    assert [spec.arg.name for spec in small.graph_signature.input_specs] == [
+        spec.arg.name for spec in program.graph_signature.input_specs
+    ]
+    assert "batch_norm" in str(small.graph)
+    result = fp.prune(program, budget=budget, calibration=data)
+    torch.testing.assert_close(small.module()(images()), result.model(images()))
+    torch.testing.assert_close(result.program().module()(images(5)), result.model(images(5)))
+
+
+def test_a_shrunk_program_loads_where_fxprune_is_not(tmp_path: Path) -> None:
+    program = exported(build("Residual"), images())
+    small = fp.shrink(program, fp.Plan({"conv1.0.weight": [0, 2]}))
+    torch.export.save(small, tmp_path / "small.pt2")
+    torch.save((images(3), small.module()(images(3))), tmp_path / "pair.pt")
+    script = """
+        import sys
+        sys.modules["fxprune"] = None
+        import torch
+        x, wanted = torch.load("pair.pt")
+        torch.testing.assert_close(torch.export.load("small.pt2").module()(x), wanted)
+        """
+    subprocess.run([sys.executable, "-c", dedent(script)], cwd=tmp_path, check=True)
+
+
+def test_an_impossible_plan_is_refused() -> None:
+    with pytest.raises(fp.PlanError, match="the plan names group 'nobody'"):
+        fp.shrink(exported(build("Plain"), images()), fp.Plan({"nobody": [0]}))
