@@ -123,9 +123,8 @@ def _rectangles(units: Tensor, width: int) -> Iterator[tuple[int, tuple[tuple[in
 def _outer_products(rows: tuple[tuple[int, ...], ...]) -> list[tuple[tuple[int, ...], ...]]:
     """`rows` as one outer product of positions where it is one, else row by row."""
     sides = tuple(tuple(sorted(set(side))) for side in zip(*rows, strict=True))
-    if math.prod(map(len, sides)) == len(rows):
-        return [sides]
-    return [tuple((position,) for position in row) for row in rows]
+    whole = math.prod(map(len, sides)) == len(rows)
+    return [sides] if whole else [tuple((position,) for position in row) for row in rows]
 
 
 @dataclass(frozen=True, eq=False)

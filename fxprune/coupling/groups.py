@@ -75,24 +75,10 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
         for item in live[name]
     }
     axes = axes_of_units((item.ids for fields in live.values() for item in fields), partition.count)
-    families = solve(flow.constrained, axes).families
-    members = _members(live, roles, families, axes)
-    renumber = torch.zeros(int(max((max(ids) for ids, _ in members), default=0)) + 1, dtype=torch.int64)
-    home = torch.full((len(renumber),), -1)
-    offsets = [1]
-    for index, (ids, _) in enumerate(members):
-        renumber[list(ids)] = torch.arange(offsets[-1], offsets[-1] + len(ids))
-        home[list(ids)] = index
-        offsets.append(offsets[-1] + len(ids))
-    sources = _sources(live, roles, home, renumber, len(members), flow)
-    groups = [
-        _group(name, blocks, offset, len(ids), source, renumber, births)
-        for name, (ids, blocks), offset, source in zip(
-            _names(members, live, roles), members, offsets, sources, strict=False
-        )
-    ]
+    members = _members(live, roles, solve(flow.constrained, axes).families, axes)
+    groups, renumber = _groups(members, live, roles, births, flow, partition.count)
     return Coupling(
-        groups=tuple(groups),
+        groups=groups,
         held=held_axes(births, partition, flow),
         roles=roles,
         fields={node.name: _renumbered(value, renumber) for node, value in flow.values.items()},
@@ -105,6 +91,30 @@ def _coupling(births: Births, partition: Partition, flow: Flow, names: tuple[str
 
 
 Members = list[tuple[tuple[int, ...], Family]]
+
+
+def _groups(
+    members: Members,
+    live: Mapping[str, tuple[Field, ...]],
+    roles: Mapping[Axis, Role],
+    births: Births,
+    flow: Flow,
+    count: int,
+) -> tuple[tuple[ChannelGroup, ...], Tensor]:
+    """The groups, and the new number of each of `count` ids: those of a group follow one another, others are 0."""
+    renumber, home = torch.zeros(count, dtype=torch.int64), torch.full((count,), -1)
+    offsets = [1]
+    for index, (ids, _) in enumerate(members):
+        renumber[list(ids)] = torch.arange(offsets[-1], offsets[-1] + len(ids))
+        home[list(ids)] = index
+        offsets.append(offsets[-1] + len(ids))
+    sources = _sources(live, roles, home, renumber, len(members), flow)
+    names = _names(members, live, roles)
+    found = (
+        _group(name, blocks, offset, len(ids), source, renumber, births)
+        for name, (ids, blocks), offset, source in zip(names, members, offsets[:-1], sources, strict=True)
+    )
+    return tuple(found), renumber
 
 
 def _members(
