@@ -125,7 +125,7 @@ def _try_export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any],
         where = user_line(error)
         raise CaptureError(
             f"torch.export cannot trace {type(model).__name__}{where}: {type(error).__name__}: {reason}\n"
-            "Control flow that depends on the values of tensors cannot be traced: use torch.where or torch.cond, or "
+            "Control flow that depends on the values of tensors cannot be traced: use torch.where, or "
             "capture the part of the model without it."
         ) from error
 
