@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: help install check lint test slow docs bench demo-weights clean
+.PHONY: help install check lint test slow docs bench zoo demo-weights clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -26,6 +26,10 @@ docs:  ## bring the generated parts of docs/ up to date
 
 bench:  ## measure accuracies and times, and write them into docs/benchmarks.md
 	$(PYTHON) benchmarks/accuracy.py --write
+	$(PYTHON) -m benchmarks.analysis --write
+
+zoo:  ## prune some 300 networks of torchvision and timm, exactly or with a reason, into docs/zoo.md (hours; can be stopped)
+	$(PYTHON) -m benchmarks.zoo --resume --write
 
 demo-weights:  ## train the demo's network anew (a minute)
 	$(PYTHON) -m fxprune.demo.train
