@@ -58,8 +58,12 @@ def _described(network: Network, coupling: fp.Coupling) -> Findings:
         "share": can / max(count, 1),
         "held": dict(Counter(map(_cause, coupling.held.values())).most_common()),
         "reasons": list(dict.fromkeys(coupling.held.values()))[:40],
-        "outputs": sorted({axis.param for axis, reason in coupling.held.items() if "output of the network" in reason}),
+        "outputs": sorted({axis.param for axis in coupling.held if axis.dim == 0 and _makes_output(coupling, axis)}),
     }
+
+
+def _makes_output(coupling: fp.Coupling, axis: fp.Axis) -> bool:
+    return "output of the network" in coupling.held[axis]
 
 
 def _cause(reason: str) -> str:

@@ -155,7 +155,8 @@ def main() -> None:
     if not options.table_only:
         run(options)
     if options.write or options.table_only:
-        write([found for entry in entries() if (found := load(options.results).get(entry.spec))])
+        known = load(options.results)
+        write([known.get(entry.spec, {"spec": entry.spec, "params": entry.params}) for entry in entries()])
 
 
 if __name__ == "__main__":

@@ -31,9 +31,11 @@ detectors, and of each family of timm the variant with the fewest parameters; `b
 
 The **oracle** works in float64. Removing units must equal setting their slices to zero in the original, with the
 statistics of normalisations over channels taken over those that stay. Checked are plans for all groups at once,
-balanced (half of each group) and unbalanced (any number from a quarter to all but one), from three seeds (from one above ten million parameters); whole
-heads where `heads=True` makes other groups; and every group by itself. The largest error is relative to the largest
-output, over all of these; *exact* is up to {tolerance:.0e}.
+balanced (half of each group) and unbalanced (any number from a quarter to all but one), from three seeds; every
+group by itself; and, where `heads=True` makes other groups, whole heads. Above ten million parameters it is one
+seed, without whole heads and without `symbolic_trace`; a verdict says where time did not suffice for every group by
+itself. The largest error is relative to the largest magnitude of the value in question, over all of these; *exact*
+is up to {tolerance:.0e}.
 
 **Front end**: `export` is an `nn.Module`, captured; `fx` says that the same groups are found behind
 `torch.fx.symbolic_trace`, where that can trace the network. **Can shrink** is the share of the parameters that lie
@@ -60,6 +62,8 @@ def write(results: list[Findings]) -> None:
 def verdict(found: Findings) -> str:
     """What became of a network under fxprune: "exact", "WRONG", or the reason why not."""
     ours = found.get("ours", {})
+    if not ours:
+        return "not run"
     worst = largest_error(ours)
     if worst > TOLERANCE:
         return f"**WRONG**: {ours.get('single_worst', 'all groups at once')}"
@@ -77,15 +81,19 @@ def largest_error(ours: Findings) -> float:
 
 
 def _totals(results: list[Findings]) -> list[str]:
-    exact = [found for found in results if verdict(found).startswith("exact")]
-    wrong = [found for found in results if "WRONG" in verdict(found)]
-    peers = Counter(_peer(found) for found in results)
-    smaller = [f for f in results if _share(f, "peer") > _share(f, "ours") + 0.005 and _peer(f) == "exact"]
-    times = sorted((found.get("ours", {}).get("analysis_seconds", 0.0), found["spec"]) for found in results)
+    run = [found for found in results if found.get("ours")]
+    exact = [found for found in run if verdict(found).startswith("exact")]
+    wrong = [found for found in run if "WRONG" in verdict(found)]
+    both = [found for found in run if found.get("peer")]
+    peers = Counter(_peer(found) for found in both)
+    smaller = [f for f in both if _share(f, "peer") > _share(f, "ours") + 0.005 and _peer(f) == "exact"]
+    times = sorted((found["ours"].get("analysis_seconds", 0.0), found["spec"]) for found in run)
     named = ", ".join(f"{count} {name}" for name, count in peers.most_common() if name != "exact")
     return [
-        f"**{len(results)} networks: fxprune {len(exact)} exact, {len(wrong)} wrong, "
-        f"{len(results) - len(exact) - len(wrong)} with a reason. Torch-Pruning {peers['exact']} exact, {named}.**",
+        f"**{len(results)} networks are on the list, {len(run)} were run: {len(exact)} exact, {len(wrong)} wrong, "
+        f"{len(run) - len(exact) - len(wrong)} with a reason. On {len(both)} of them Torch-Pruning was run as well: "
+        f"{peers['exact']} exact{', ' + named if named else ''}; "
+        f"fxprune {sum(found in exact for found in both)} exact.**",
         "",
         f"The slowest analysis takes {times[-1][0]:.1f} s ({times[-1][1]}), "
         f"the median {times[len(times) // 2][0]:.2f} s. "

@@ -35,8 +35,9 @@ def contract(flow: Flow, terms: Sequence[Term], result: str, node: fx.Node) -> F
     operands = [_spread(term, labels) for term in terms]
     shape = broadcast_shape(operand.shape for operand in operands)
     fields = flow.unify(operands, shape, node, any)
-    for term in terms:
-        _note_roles(flow, term, result)
+    constant = not any(term.node in flow.activations for term in terms)
+    for position, term in enumerate(terms, 1):  # in a product of weights, the last one makes what the others read
+        _note_roles(flow, term, term.labels if constant and position == len(terms) else result)
     return flow.reduce(fields, range(len(result), len(labels)), False, node)
 
 
@@ -56,8 +57,12 @@ def _spread(term: Term, labels: str) -> Operand:
 def _whole_heads(flow: Flow, terms: Sequence[Term], result: str, node: fx.Node) -> list[Term]:
     """In a product of activations nothing but its batch shrinks, along which the heads lie: whole heads leave."""
     batch = set(result).intersection(*(term.labels for term in terms))
-    if len(terms) < 2 or not batch or not all(term.node in flow.activations for term in terms):
+    if len(terms) < 2 or not all(term.node in flow.activations for term in terms):
         return list(terms)
+    if not any(
+        term.labels[axis] in batch for term in terms for item in term.value.fields for axis in support(item.ids)
+    ):
+        return list(terms)  # no heads here
     found = []
     for term in terms:
         fields: Fields = ()
@@ -71,7 +76,7 @@ def _whole_heads(flow: Flow, terms: Sequence[Term], result: str, node: fx.Node) 
 
 
 def _note_roles(flow: Flow, term: Term, result: str) -> None:
-    """An axis of a weight that is summed over is read by the contraction; the others are made by it."""
+    """An axis of a weight that `result` lacks is read by the contraction; the others are made by it."""
     root = term.node
     while root.op == "call_function" and len(root.all_input_nodes) == 1:
         root = root.all_input_nodes[0]

@@ -20,6 +20,7 @@ from fxprune.errors import describe
 from fxprune.types import Axis, Field
 
 aten = torch.ops.aten
+LIGHT = 0.01  # of the weights: such as those that mix heads, beside the projections to and from the heads
 
 
 @dataclass
@@ -85,19 +86,26 @@ def _activations(gm: fx.GraphModule) -> frozenset[fx.Node]:
 
 
 def _resolve(conflicts: Iterable[Conflict], births: Births, partition: Partition) -> None:
-    """Fields that nest but shrink different axes: a unit of single numbers stays for the other's sake, others join."""
+    """Fields that nest but would shrink different axes: a light one stays for the other's sake, others join."""
     if not conflicts:
         return
-    matrices = torch.zeros(partition.count, dtype=torch.bool)
+    weights, matrices = torch.zeros(partition.count), torch.zeros(partition.count, dtype=torch.bool)
     for name, fields in births.fields.items():
-        if sum(size > 1 for size in births.tensors[name].shape) > 1:
-            for item in fields:
-                matrices[partition.canonical(item.ids)] = True
-    matrices[0] = False  # permanent
-    nested = [conflict for conflict in conflicts if bool(matrices[conflict.coarse.ids].any())]
-    for coarse, fine, reason in nested:
+        tensor = births.tensors[name]
+        for item in fields:
+            ids = partition.canonical(item.ids).flatten()
+            weights.index_add_(0, ids, torch.full((len(ids),), tensor.numel() / len(ids)))
+            matrices[ids] |= sum(size > 1 for size in tensor.shape) > 1
+    weights[0], matrices[0] = 0, False  # permanent
+
+    def light(coarse: Field, fine: Field) -> bool:
+        share = weights[coarse.ids.unique()].sum() / weights[fine.ids.unique()].sum().clamp_min(1)
+        return not bool(matrices[coarse.ids].any()) or bool(share < LIGHT)
+
+    joined = [conflict for conflict in conflicts if not light(conflict.coarse, conflict.fine)]
+    for coarse, fine, reason in joined:
         partition.union(coarse.ids, fine.ids, reason)
-    if not nested:  # only now, for what has been joined may have left the others nothing to meet
+    if not joined:  # only now, for what has been joined may have left the others nothing to meet
         for coarse, _, reason in conflicts:
             partition.hold(coarse.ids, f"along it lie rows of another group, {reason}")
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.calls import argument, concrete_shape, source_of
+from fxprune.calls import argument, concrete_shape, source_of, tensor_arguments
 from fxprune.coupling.flow import Flow, rule
-from fxprune.coupling.operand import Fields
+from fxprune.coupling.operand import Fields, broadcast_shape
 from fxprune.errors import describe
 
 aten = torch.ops.aten
@@ -29,6 +29,15 @@ def summing(flow: Flow, node: fx.Node) -> Fields:
         fields = flow.fix(fields, dims, f"its width changes the result of {describe(node)}")
     rank = len(concrete_shape(source_of(node)))
     return flow.reduce(fields, dims, len(concrete_shape(node)) == rank, node)
+
+
+@rule(aten.cosine_similarity.default)
+def cosine(flow: Flow, node: fx.Node) -> Fields:
+    """A sum of products over two norms: both operands must be zero where a channel is removed."""
+    sources = tensor_arguments(node)
+    shape = broadcast_shape(concrete_shape(source) for source in sources)
+    fields = flow.unify([flow.operand(source) for source in sources], shape, node)
+    return flow.reduce(fields, [argument(node, "dim") % len(shape)], False, node)
 
 
 @rule(aten.softmax.int, aten.log_softmax.int, aten._softmax.default, aten._log_softmax.default, aten.cumsum.default,
