@@ -110,7 +110,8 @@ def main() -> None:
             print(lines[-1], flush=True)
     if options.write:
         where = f"{os.cpu_count()} CPU cores, torch {torch.__version__}"
-        write("\n".join([*lines, "", f"Measured on {where}, with `python -m benchmarks.analysis --write`."]))
+        command = f"python -m benchmarks.analysis --threads {' '.join(map(str, options.threads))} --write"
+        write("\n".join([*lines, "", f"Measured on {where}, with `{command}`."]))
 
 
 def write(table: str) -> None:
