@@ -24,8 +24,9 @@ slow:  ## the tests that take minutes
 docs:  ## bring the generated parts of docs/ up to date
 	$(PYTHON) docs/generate.py
 
-bench:  ## measure accuracies and times, and write them into docs/benchmarks.md
-	$(PYTHON) benchmarks/accuracy.py --write
+bench:  ## measure accuracies and times, and write them into docs/benchmarks.md (hours; can be stopped)
+	$(PYTHON) -m benchmarks.accuracy --resume --seeds 0 1 2 --write
+	$(PYTHON) -m benchmarks.ablation --resume --write
 	$(PYTHON) -m benchmarks.analysis --write
 
 zoo:  ## prune some 300 networks of torchvision and timm, exactly or with a reason, into docs/zoo.md (hours; can be stopped)

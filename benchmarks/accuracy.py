@@ -1,141 +1,153 @@
-"""Accuracy of real networks, pruned without retraining: `python benchmarks/accuracy.py [--write] [NETWORK ...]`.
+"""Accuracy of real networks, pruned without retraining, beside Torch-Pruning, folding, and retraining with labels.
+
+    python -m benchmarks.accuracy [--resume] [--only PATTERN ...] [--rows ROW ...] [--seeds 0 1 2] [--write]
 
 Networks and images are those of the folder FXPRUNE_DATA (see its README): trained by others, labelled by others. Test
-images choose nothing. Every row runs in a process of its own, so that its peak memory is its own.
+images choose nothing. Every row runs in a process of its own, so that its peak memory is its own. Results are appended
+to a file of JSON lines; a run that was stopped is continued with --resume. --write makes the tables and the plot of
+what the file holds.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import fnmatch
 import json
-import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
-import fxprune as fp
+from benchmarks import accuracy_folding, accuracy_ours, accuracy_peers, accuracy_plot, accuracy_retrain, accuracy_table
+from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, flops, judge, library
+from benchmarks.accuracy_records import Record, append, in_a_process, load, where
+from benchmarks.accuracy_rows import KEY, PARTS, ROWS, Make, Task
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(os.environ.get("FXPRUNE_DATA", ROOT.parent / "shared" / "data"))
-TABLES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
-BEGIN, END = "<!-- accuracy:begin -->", "<!-- accuracy:end -->"
-
-# network: title, calibration images and how many, test images, shares of the FLOPs to keep
-RUNS: dict[str, tuple[str, str, int, str, tuple[float, ...]]] = {
-    "cifar10_resnet20": ("ResNet-20, CIFAR-10", "cifar10_train15k.npz", 1024, "cifar10_test.npz", (0.58, 0.5)),
-    "cifar10_resnet56": ("ResNet-56, CIFAR-10", "cifar10_train15k.npz", 1024, "cifar10_test.npz", (0.58, 0.5)),
-    "imagenet_mobilenet_v2": (
-        "MobileNetV2, ImageNet",
-        "imagenet_sample1000.zip",
-        1000,
-        "imagenet_val_a.zip",
-        (0.8, 0.58, 0.5),
-    ),
-    "imagenet_squeezenet1_0": (
-        "SqueezeNet 1.0, ImageNet",
-        "imagenet_sample1000.zip",
-        1000,
-        "imagenet_val_a.zip",
-        (0.8, 0.58, 0.5),
-    ),
+RESULTS, TRIAL = ROOT / "build" / "accuracy.jsonl", ROOT / "build" / "accuracy-trial.jsonl"
+MAKES: dict[str, Make] = {
+    "dense": lambda task: (task.model, {}),
+    "tp-l1": accuracy_peers.l1,
+    "tp-l1-bn": accuracy_peers.l1_with_batch_norm,
+    "tp-best": accuracy_peers.best,
+    "tp-best-bn": accuracy_peers.best_with_batch_norm,
+    "folding": accuracy_folding.folded,
+    "retrained": accuracy_retrain.retrained,
+    "least-squares": accuracy_ours.least_squares,
+    **{name: accuracy_ours.recipe(name) for name in ("datafree", "fast", "psp", "best")},
 }
-HEADER = "| network | FLOPs kept | dense | magnitude, uncorrected | fxprune | time | peak memory |\n" + "|" + "---|" * 7
 
 
-def measure(network: str, share: float, recipe: str, seed: int) -> dict[str, float]:
-    """Prune once and count hits on the whole test set: percent, seconds, bytes."""
-    load: Any = importlib.import_module("load")
-    _, images, count, test, _ = RUNS[network]
-    model = load.build(network)
-    calibration = torch.cat([x for x, _ in load.batches(network, images, limit=count)])
+class Run(NamedTuple):
+    """One row of one network at one share of the FLOPs, with one draw of calibration images."""
+
+    network: str
+    row: str
+    share: float
+    seed: int
+
+
+def measure(run: Run, options: argparse.Namespace) -> Record:
+    """Make the network smaller and test it: percent, seconds, bytes."""
+    torch.manual_seed(run.seed)
+    dense = build(run.network).to(options.device)
+    images = calibration(run.network, run.seed)
+    task = Task(run.network, build(run.network).to(options.device), images, run.share, run.seed, options.epochs)
     started = time.perf_counter()
-    result = fp.prune(
-        model, calibration[:2], budget=fp.Budget(flops=share), calibration=calibration, recipe=recipe, seed=seed
-    )
+    small, notes = MAKES[run.row](task)
     seconds = time.perf_counter() - started
-    return {
-        "top1": top1(load, result.model, network, test),
-        "kept": result.report.after["flops"] / result.report.before["flops"],
-        "seconds": seconds,
-        "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = judge(small, dense, run.network, options.test_limit)
+    kept = flops(small, images) / flops(dense, images)
+    return {**run._asdict(), **found, "kept": kept, "seconds": seconds, "bytes": peak, **notes}
 
 
-@torch.inference_mode()
-def top1(load: Any, model: nn.Module, network: str, test: str) -> float:
-    """Share of the test images that are classified rightly, in percent."""
-    hits = total = 0
-    for x, y in load.batches(network, test):
-        hits += int((model(x).argmax(1) == y).sum())
-        total += len(y)
-    return 100 * hits / total
+def runs(options: argparse.Namespace) -> Iterator[Run]:
+    """What is asked for, network by network."""
+    known = load(options.results, KEY) if options.resume else {}
+    for network in chosen(options.only):
+        setting = SETTINGS[network]
+        yield from (run for run in [Run(network, "dense", 1.0, 0)] if run not in known)
+        for share in options.shares or setting.shares:
+            for name, row in ROWS.items():
+                if {row.part, name} & set(options.rows) and row.possible(setting):
+                    seeds = options.seeds if row.drawn else options.seeds[:1]
+                    wanted = (Run(network, name, share, seed) for seed in seeds)
+                    yield from (run for run in wanted if run not in known)
 
 
-def dense(network: str) -> dict[str, float]:
-    """The accuracy of the network as it was trained."""
-    load: Any = importlib.import_module("load")
-    return {"top1": top1(load, load.build(network), network, RUNS[network][3])}
+def chosen(patterns: list[str]) -> list[str]:
+    """The networks that match, of all; those of the tables where nothing is asked for."""
+    found = [name for name in SETTINGS if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    if patterns and not found:
+        raise SystemExit(f"no network matches {' '.join(patterns)}; there are: {', '.join(SETTINGS)}")
+    return found or list(NETWORKS)
 
 
-def in_a_process(*arguments: str) -> dict[str, float]:
-    """What this script prints when it is called with these arguments."""
-    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+def measure_all(options: argparse.Namespace) -> int:
+    """Append what is asked for to the results; returns how many rows failed."""
+    library()
+    wanted, failed = list(runs(options)), 0
+    shared = ["--epochs", options.epochs, "--device", options.device]
+    shared += ["--test-limit", options.test_limit] if options.test_limit else []
+    for done, run in enumerate(wanted, 1):
+        name = f"[{done}/{len(wanted)}] {run.network} {run.row} {run.share:g} seed {run.seed}"
+        print(name, file=sys.stderr, flush=True)
+        found = in_a_process("benchmarks.accuracy", ["--one", *run, *shared])
+        if found is None:
+            failed += 1
+            print(f"{name}: failed", flush=True)
+            continue
+        append(options.results, found | {"where": where(options.device)})
+        print(
+            f"{name}: {found['top1']:.2f} %, agreement {found['agreement']:.2f} %, KL {found['kl']:.3f}, "
+            f"{100 * found['kept']:.1f} % FLOPs, {found['seconds']:.0f} s, {found['bytes'] / 2**30:.1f} GiB",
+            flush=True,
+        )
+    return failed
 
 
-def rows(networks: list[str], seed: int) -> Iterator[str]:
-    """The lines of the table, as they are measured."""
-    yield HEADER
-    for network in networks:
-        title, *_, shares = RUNS[network]
-        whole = in_a_process("--one", network, "dense")["top1"]
-        for share in shares:
-            plain, ours = (
-                in_a_process("--one", network, recipe, str(share), str(seed)) for recipe in ("magnitude", "fast")
-            )
-            yield (
-                f"| {title} | {100 * share:.0f} % | {whole:.2f} | {plain['top1']:.2f} | **{ours['top1']:.2f}** "
-                f"| {ours['seconds']:.0f} s | {ours['bytes'] / 2**30:.1f} GiB |"
-            )
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help=f"of {', '.join(SETTINGS)}")
+    parser.add_argument("--rows", nargs="+", default=list(PARTS), choices=[*PARTS, *ROWS], help="parts, or single rows")
+    parser.add_argument("--shares", nargs="+", type=float, help="of the FLOPs; by default those of the tables")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="draws of calibration images")
+    parser.add_argument("--epochs", type=int, default=20, help="of retraining")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--resume", action="store_true", help="leave out what the results have already")
+    parser.add_argument(
+        "--results", type=Path, help=f"by default {RESULTS.relative_to(ROOT)}, or with --test-limit a file beside it"
+    )
+    parser.add_argument("--test-limit", type=int, help="test images, to try it out; nothing can be written then")
+    parser.add_argument("--write", action="store_true", help="write the tables and the plot into docs/ and the README")
+    parser.add_argument("--table-only", action="store_true", help="write them of the results, and run nothing")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.test_limit and (options.write or options.table_only):
+        parser.error("what was measured with --test-limit is not written")
+    options.results = options.results or (TRIAL if options.test_limit else RESULTS)
+    return options
 
 
 def main() -> None:
-    """Print the table, and write it into the documents with --write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(RUNS)}; all where none is given")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="write the table into docs/ and the README")
-    parser.add_argument("--one", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    sys.path.insert(0, str(DATA))
-    if not (DATA / "load.py").is_file():
-        raise SystemExit(f"no load.py in {DATA}: set FXPRUNE_DATA to the folder of trained networks")
+    """Measure, and write what was measured."""
+    options = arguments()
     if options.one:
-        network, recipe, *rest = options.one
-        found = dense(network) if recipe == "dense" else measure(network, float(rest[0]), recipe, int(rest[1]))
-        print(json.dumps(found))
+        network, row, share, seed = options.one
+        print(json.dumps(measure(Run(network, row, float(share), int(seed)), options)))
         return
-    lines = []
-    for line in rows(options.networks or list(RUNS), options.seed):
-        print(line, flush=True)
-        lines.append(line)
-    if options.write:
-        where = f"{os.cpu_count()} CPU cores, torch {torch.__version__}"
-        table = "\n".join([*lines, "", f"Measured on {where}, with `python benchmarks/accuracy.py --write`."])
-        for path in TABLES:
-            before, _, rest = path.read_text().partition(BEGIN)
-            path.write_text(f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}")
+    failed = 0 if options.table_only else measure_all(options)
+    if options.write or options.table_only:
+        known = list(load(options.results, KEY).values())
+        accuracy_table.write_all(known)
+        accuracy_plot.draw(known)
+    if failed:
+        raise SystemExit(f"{failed} rows failed; the others are in {options.results}")
 
 
 if __name__ == "__main__":

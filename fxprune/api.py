@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,19 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.passes.infra.pass_base import PassBase
 
+from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.capture import capture, capture_info, double_batch_of_one
+from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
-from fxprune.errors import FxpruneError, PlanError
+from fxprune.errors import FxpruneError
 from fxprune.passes.base import COUPLING, PLAN, clone, state
-from fxprune.passes.choose import COST, Choose, Progress, silent
-from fxprune.passes.fuse import Fuse
 from fxprune.passes.lift import Lift
-from fxprune.passes.pin_sizes import PinSizes
-from fxprune.passes.reconstruct import Reconstruct
-from fxprune.passes.refine import Refine
-from fxprune.passes.shrink import Shrink
-from fxprune.passes.tidy import Tidy
-from fxprune.passes.verify import VERIFICATION, Verify, confirm
-from fxprune.report import GroupChange, LayerError, Report
+from fxprune.passes.verify import confirm
+from fxprune.progress import heard_by
+from fxprune.recipes import Settings, passes_of
+from fxprune.report import Report
+from fxprune.summary import summary
 from fxprune.types import Budget, Coupling, Plan
-
-_RANDOM_DEPTH = ("StochasticDepth", "DropPath")  # modules that leave no trace in a graph captured in evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,46 +77,37 @@ class Result:
 
 
 def pipeline(
-    recipe: str = "fast",
+    recipe: str = "psp",
     *,
     budget: Budget,
     calibration: Any = None,
     verify: bool = True,
     seed: int = 0,
+    importance: str | None = None,
+    allocation: str | None = None,
     multiple_of: int = 1,
     freeze: Iterable[str] = (),
     max_ratio: float | None = None,
     heads: bool = False,
-    progress: Progress = silent,
+    checkpoint: Checkpoint | None = None,
+    progress: Callable[..., Any] | None = None,
 ) -> tuple[PassBase, ...]:
-    """The passes of a recipe, in order, for `prune` or any PassManager.
-
-    recipe: "fast" (second-order scores, greedy allocation, least squares, a few epochs of refinement) or "magnitude"
-        (the weights alone, one ratio for all groups, nothing corrected; needs no calibration).
-    """
-    if recipe not in RECIPES:
-        raise PlanError(f"recipe {recipe!r} is not known; there are: {', '.join(RECIPES)}")
-
-    importance, allocation, corrects = RECIPES[recipe]
-    solving, training = (partial(progress, stage) for stage in ("reconstruct", "refine"))
-    corrections = (Reconstruct(seed=seed, progress=solving), Fuse(), Refine(seed=seed, progress=training))
-    images = calibration if corrects else None  # what corrects nothing looks at no image
-    choose = Choose(budget, images, importance, allocation, multiple_of, freeze, max_ratio, seed, heads, progress)
-    return (
-        choose,
-        PinSizes(heads),
-        Shrink(),
-        *((Verify(seed),) if verify else ()),
-        *(corrections if corrects else ()),
-        Tidy(),
-        Lift(),
+    """The passes of a recipe, in order, for `prune` or any PassManager. For the options see `prune`."""
+    settings = Settings(
+        budget,
+        calibration,
+        verify,
+        seed,
+        importance,
+        allocation,
+        multiple_of,
+        freeze,
+        max_ratio,
+        heads,
+        checkpoint or Checkpoint(),
+        heard_by(progress),
     )
-
-
-RECIPES: dict[str, tuple[str, str, bool]] = {
-    "fast": ("second_order", "greedy", True),
-    "magnitude": ("magnitude", "uniform", False),
-}
+    return passes_of(recipe, settings)
 
 
 def prune(
@@ -132,50 +118,70 @@ def prune(
     calibration: Any = None,
     example_kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
-    recipe: str = "fast",
+    recipe: str = "psp",
     verify: bool = True,
     seed: int = 0,
+    importance: str | None = None,
+    allocation: str | None = None,
     multiple_of: int = 1,
     freeze: Iterable[str] = (),
     max_ratio: float | None = None,
     heads: bool = False,
-    progress: Progress | None = None,
+    checkpoint: str | PathLike[str] | None = None,
+    progress: Callable[..., Any] | None = None,
 ) -> Result:
     """A smaller network that still works: shrunk to a budget, reconstructed from a few unlabelled images, proven.
 
     model: pruned as in evaluation; it is not modified.
     example_inputs: a tuple of tensors; a lone tensor is taken as one.
-    budget: a share of the original, or absolute numbers; met, never overshot.
+    budget: a share of the original, or absolute numbers; met, never overshot. Or as small as an error allows.
     calibration: a tensor, a DataLoader, or any iterable of tensors, tuples (first item = input) or dicts; unlabelled.
-    recipe: the pipeline of passes, see `pipeline`.
+    recipe: the pipeline of passes: "fast" (closed form, seconds), "psp" (two-phase reconstruction, minutes), "best" (as
+        psp, with several times the work), "datafree" (closed form, no images) or "magnitude" (nothing corrected).
     verify: compare, in float64, the shrunk network with the oracle and the lifted one with its graph.
+    importance, allocation: how units are scored and how groups share the budget, by the names in
+        `fxprune.importance.IMPORTANCES` and `fxprune.allocate.METHODS`; the recipe's own where None.
     multiple_of: kept widths are multiples of this where a group shrinks.
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go; 0.95 where nothing is said.
     heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
-    progress: called as progress(stage, done, total).
+    checkpoint: a folder for the state of a long run: when it is interrupted, the same call goes on from there, to the
+        same bits. It is removed at the end.
+    progress: called as progress(stage, done, total, error); where it takes but three arguments, without the error.
 
     Raises an FxpruneError that says what to do; see fxprune.errors.
     """
     if not isinstance(budget, Budget):
         raise FxpruneError(f"budget must be a Budget, e.g. fxprune.Budget(flops=0.58), not {type(budget).__name__}")
     seconds: dict[str, float] = {}
-    report_to = progress or silent
+    report_to = heard_by(progress)
     started = time.perf_counter()
     captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)
     seconds["capture"] = time.perf_counter() - started
     gm = clone(captured)
+    options: dict[str, Any] = {
+        "seed": seed,
+        "importance": importance,
+        "allocation": allocation,
+        "multiple_of": multiple_of,
+        "freeze": [freeze] if isinstance(freeze, str) else list(freeze),
+        "max_ratio": max_ratio,
+        "heads": heads,
+    }
+    kept_state = Checkpoint()
+    if checkpoint is not None:
+        calibration = None if calibration is None else calibration_for(gm, calibration, seed=seed)
+        kept_state = Checkpoint.open(
+            checkpoint, {"recipe": recipe, **options, **_fingerprints(gm, budget, calibration)}
+        )
     passes = pipeline(
         recipe,
         budget=budget,
         calibration=calibration,
         verify=verify,
-        seed=seed,
-        multiple_of=multiple_of,
-        freeze=freeze,
-        max_ratio=max_ratio,
-        heads=heads,
+        checkpoint=kept_state,
         progress=report_to,
+        **options,
     )
     for done, step in enumerate(passes):
         started = time.perf_counter()
@@ -186,51 +192,16 @@ def prune(
         seconds[type(step).__module__.rpartition(".")[2]] = time.perf_counter() - started
         report_to("passes", done + 1, len(passes))
     info = capture_info(captured)
-    report = _report(model, gm, budget, recipe, seed, seconds)
+    report = summary(model, gm, budget, recipe, seed, seconds)
+    kept_state.discard()
     return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
 
 
-def _report(
-    model: object, gm: fx.GraphModule, budget: Budget, recipe: str, seed: int, seconds: Mapping[str, float]
-) -> Report:
-    found = state(gm)
-    coupling: Coupling = found[COUPLING]
-    plan: Plan = found[PLAN]
-    dense = found[COST].evaluate()
-    kept = {name: len(units) for name, units in plan.kept.items()}
-    return Report(
-        before=dense,
-        after=found[COST].evaluate(kept),
-        budget=budget.absolute(dense),
-        groups=tuple(
-            GroupChange(group.name, group.width, kept.get(group.name, group.width), tuple(map(str, group.axes)))
-            for group in coupling.groups
-        ),
-        held={str(axis): reason for axis, reason in coupling.held.items()},
-        layers=tuple(LayerError(*error) for error in found.get("errors", ())),
-        verification=found.get(VERIFICATION),
-        notes=_notes(model, gm, coupling),
-        seconds=seconds,
-        recipe=recipe,
-        seed=seed,
-    )
-
-
-def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, ...]:
-    """What a user must know of the result."""
-    notes = [*capture_info(gm).notes, *state(gm).get("training_notes", ())]
-    if coupling.changes_statistics:
-        names = ", ".join(coupling.changes_statistics[:3])
-        more = f" and {len(coupling.changes_statistics) - 3} more" if len(coupling.changes_statistics) > 3 else ""
-        notes.append(f"normalisations take their statistics over the kept channels alone: {names}{more}")
-    if isinstance(model, nn.Module):
-        lost = [name for name, module in model.named_modules() if type(module).__name__ in _RANDOM_DEPTH]
-        attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention) and m.dropout]
-        if attention:
-            notes.append(f"the dropout of {len(attention)} attention modules is not applied in training")
-        if lost:
-            notes.append(
-                f"{len(lost)} modules of stochastic depth do nothing in evaluation and are not in the result: "
-                "plan.apply(model) keeps them"
-            )
-    return tuple(notes)
+def _fingerprints(gm: fx.GraphModule, budget: Budget, calibration: Calibration | None) -> dict[str, Any]:
+    """What tells one run from another, besides its options."""
+    images = () if calibration is None else enumerate(tensor for batch in calibration.batches for tensor in batch)
+    return {
+        "budget": {**budget.limits, "max_error": budget.max_error},
+        "weights": fingerprint([*gm.named_parameters(), *gm.named_buffers()]),
+        "calibration": fingerprint((str(number), tensor) for number, tensor in images),
+    }

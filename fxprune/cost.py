@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import sympy
 import torch
+from numpy.typing import NDArray
 from torch import fx
 
 from fxprune.flops import FLOPS, UNCOUNTED, Sizes
@@ -39,6 +41,20 @@ class Cost:
         values = {**self.widths, **(widths or {})}
         flops, params = self._compiled(*(values[name] for name in self.symbols))
         return {"flops": round(flops), "params": round(params)}
+
+    def evaluate_many(self, widths: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+        """As `evaluate`, for many networks at once: widths and costs are arrays, broadcast against one another."""
+        values = [np.asarray(widths.get(name, self.widths[name]), dtype=np.float64) for name in self.symbols]
+        shape = np.broadcast_shapes(*(value.shape for value in values))
+        flops, params = (np.broadcast_to(np.rint(count), shape) for count in self._compiled_for_arrays(*values))
+        return {"flops": flops.astype(np.int64), "params": params.astype(np.int64)}
+
+    @cached_property
+    def _compiled_for_arrays(self) -> Callable[..., tuple[Any, Any]]:
+        made: Callable[..., tuple[Any, Any]] = sympy.lambdify(
+            list(self.symbols.values()), (self.flops, self.params), "numpy", cse=True
+        )
+        return made
 
     @cached_property
     def _compiled(self) -> Callable[..., tuple[float, float]]:

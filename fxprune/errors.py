@@ -51,6 +51,10 @@ class OutputError(FxpruneError):
     """A result cannot be written."""
 
 
+class ResumeError(FxpruneError):
+    """A run cannot go on from the state that an earlier one left: it is another run's, or damaged."""
+
+
 class RewriteError(FxpruneError):
     """A pass met a graph that it cannot rewrite, or its postcondition does not hold."""
 

@@ -51,7 +51,7 @@ def shrink(network: fx.GraphModule | ExportedProgram, plan: Plan) -> fx.GraphMod
 
 
 def prune_exported(
-    program: ExportedProgram, *, budget: Budget, calibration: Any = None, recipe: str = "fast", **options: Any
+    program: ExportedProgram, *, budget: Budget, calibration: Any = None, recipe: str = "psp", **options: Any
 ) -> ExportedProgram:
     """The program, shrunk to a budget, with the metadata of its calls as it was, so that PT2E still quantizes it.
 

@@ -36,6 +36,14 @@ class LayerError(NamedTuple):
     after: float
 
 
+class StageError(NamedTuple):
+    """Squared error of the network's outputs on held-out images, relative to their variance, around a stage."""
+
+    stage: str
+    before: float
+    after: float
+
+
 @dataclass(frozen=True)
 class Report:
     """What pruning did. `str()` is a table of fixed width.
@@ -48,6 +56,9 @@ class Report:
     verification: how the result compares with the oracle; None where it was switched off.
     notes: what a user must know, one sentence each.
     seconds: time by stage, in the order in which the stages ran.
+    stages: what each stage did to the held-out error, in the same order.
+    max_error: the largest held-out error that was allowed; None where only costs were limited.
+    weak: why the result may be worse than it could be, one sentence each.
     """
 
     before: Mapping[str, int]
@@ -61,6 +72,9 @@ class Report:
     seconds: Mapping[str, float] = field(default_factory=dict)
     recipe: str = "fast"
     seed: int = 0
+    stages: tuple[StageError, ...] = ()
+    max_error: float | None = None
+    weak: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dicts, numbers and strings."""
@@ -75,6 +89,8 @@ class Report:
             },
             "groups": [{**group._asdict(), "axes": list(group.axes)} for group in self.groups],
             "held": dict(self.held),
+            "stages": [stage._asdict() for stage in self.stages],
+            "max_error": self.max_error,
             "layers": [layer._asdict() for layer in self.layers],
             "verification": proof
             and {
@@ -84,6 +100,7 @@ class Report:
                 "method": proof.method,
                 "outputs": list(proof.outputs),
             },
+            "weak": list(self.weak),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
         }
@@ -109,12 +126,13 @@ class Report:
         yield Text(f"fxprune report: recipe {self.recipe}, seed {self.seed}")
         yield Text()
         yield self._costs()
-        for table in (self._groups(), self._layers()):
+        for table in (self._groups(), self._stages(), self._layers()):
             if table.row_count:
                 yield Text()
                 yield table
         yield Text()
         yield from self._held()
+        yield from (Text(f"warning: {warning}") for warning in self.weak)
         yield from (Text(f"note: {note}") for note in self.notes)
         yield Text(str(self.verification) if self.verification else "not verified: verification was switched off")
         if self.seconds:
@@ -133,6 +151,14 @@ class Report:
         table = _table("group", "units", "kept", "share", "axes")
         for name, before, after, axes in self.groups:
             table.add_row(Text(name), str(before), str(after), _share(after, before), str(len(axes)))
+        return table
+
+    def _stages(self) -> Table:
+        table = _table("held-out error", "before", "after")
+        for stage, before, after in self.stages:
+            table.add_row(Text(stage), f"{before:.4f}", f"{after:.4f}")
+        if self.max_error is not None:
+            table.add_row("at most", "", f"{self.max_error:.4f}")
         return table
 
     def _layers(self) -> Table:

@@ -186,7 +186,7 @@ def test_progress_is_told() -> None:
     told: list[tuple[str, int, int]] = []
     pruned(progress=lambda stage, done, total: told.append((stage, done, total)))
     stages = dict.fromkeys(stage for stage, _, _ in told)
-    assert {"observe", "measure", "reconstruct"} <= set(stages)
+    assert {"observe", "measure", "squeeze", "reconstruct", "refine"} <= set(stages)
     assert all(any(s == stage and done == total for s, done, total in told) for stage in stages)
 
 
@@ -197,7 +197,11 @@ def test_progress_is_told() -> None:
         ({"budget": fp.Budget(flops=1e-4)}, BudgetError, "cannot be reached: the smallest is"),
         ({"budget": fp.Budget(flops=0.5), "freeze": ["*"]}, BudgetError, "cannot be reached"),
         ({"freeze": ["nothing"]}, fp.PlanError, "freeze='nothing' matches no"),
-        ({"recipe": "slow"}, fp.PlanError, "recipe 'slow' is not known; there are: fast, magnitude"),
+        (
+            {"recipe": "slow"},
+            fp.PlanError,
+            "recipe 'slow' is not known; there are: fast, psp, best, datafree",
+        ),
         ({"calibration": None}, CalibrationError, "calibration= is missing"),
         ({"calibration": []}, CalibrationError, "no images"),
         ({"calibration": torch.zeros(0, 3, 8, 8)}, CalibrationError, "no images"),

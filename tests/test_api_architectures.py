@@ -54,7 +54,7 @@ class Diffusion(nn.Module):
         return self.last(torch.cat([self.up(y), skip], 1))
 
 
-@pytest.mark.parametrize("recipe", ["fast", "magnitude"])
+@pytest.mark.parametrize("recipe", ["psp", "magnitude"])
 @pytest.mark.parametrize("heads", [False, True], ids=["dimensions", "heads"])
 @pytest.mark.parametrize("kind", [Vision, Language, Diffusion])
 def test_other_networks_than_convolutional_classifiers(kind: type[nn.Module], heads: bool, recipe: str) -> None:
@@ -69,7 +69,7 @@ def test_other_networks_than_convolutional_classifiers(kind: type[nn.Module], he
     assert "torch.ops" not in result.model.code
     assert list(result.model.state_dict()) == list(model.state_dict())
     torch.testing.assert_close(result.program().module()(data[:5]), result.model(data[:5]))
-    if recipe == "fast":  # what least squares and refinement leave is better than what the weights alone say
+    if recipe == "psp":  # what both phases leave is better than what the weights alone say
         plain = fp.prune(model, data[:2], budget=budget, calibration=data, recipe="magnitude", heads=heads)
         errors = [(item.model(data) - model(data)).square().mean() for item in (result, plain)]
         assert errors[0] < errors[1]

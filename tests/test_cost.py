@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import sympy
 import torch
@@ -32,6 +33,20 @@ def test_cost_is_a_polynomial_in_the_widths() -> None:
     assert sympy.expand(cost.flops) == pixels * (27 * stem + 18 * stem * inner) + 6 * stem
     assert sympy.expand(cost.params) == 27 * stem + 18 * stem * inner + 4 * stem + 2 * inner + 3 * stem + 3
     assert set(cost.by_node) == {"conv2d", "conv2d_1", "conv2d_2", "linear"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_many_networks_at_once_cost_what_each_costs(name: str) -> None:
+    gm = fp.capture(build(name), images())
+    cost = fp.cost(gm, fp.analyze(gm))
+    generator = np.random.default_rng(0)
+    widths = {group: generator.integers(1, width + 1, size=(2, 3)) for group, width in cost.widths.items()}
+    if len(widths) > 1:
+        widths.pop(next(iter(widths)))  # a group that is left out is whole
+    many = cost.evaluate_many(widths)
+    for place in np.ndindex(2, 3):
+        one = cost.evaluate({group: int(width[place]) for group, width in widths.items()})
+        assert {kind: int(count[place]) for kind, count in many.items()} == one
 
 
 def test_tied_parameters_count_once() -> None:

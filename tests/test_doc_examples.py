@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 
+from fxprune.allocate import METHODS
 from fxprune.coupling.flow import RULES
+from fxprune.importance import IMPORTANCES
 
 DOCS = Path(__file__).parents[1] / "docs"
+REGISTRIES: tuple[dict[Any, Any], ...] = (RULES, IMPORTANCES, METHODS)
 EXAMPLE = re.compile(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["how-coupling-works.md", "theory.md", "adding-an-operator.md"])
+@pytest.mark.parametrize(
+    "page", ["how-coupling-works.md", "theory.md", "adding-an-operator.md", "adding-an-importance.md"]
+)
 def test_examples_print_what_is_shown(page: str) -> None:
-    known = dict(RULES)
+    known = [dict(registry) for registry in REGISTRIES]
     names: dict[str, Any] = {"__name__": "docs"}
     found = EXAMPLE.findall((DOCS / page).read_text())
     assert found
@@ -29,5 +34,6 @@ def test_examples_print_what_is_shown(page: str) -> None:
                 exec(compile(code, page, "exec"), names)
             assert printed.getvalue() == shown
     finally:
-        RULES.clear()
-        RULES.update(known)
+        for registry, entries in zip(REGISTRIES, known, strict=True):
+            registry.clear()
+            registry.update(entries)

@@ -19,11 +19,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fxprune",),
     ("exported",),
     ("api", "twin"),
+    ("recipes", "summary"),
     ("passes",),
     ("calibrate", "importance", "allocate", "select", "codegen", "report", "report_html"),
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
-    ("calls", "types", "errors"),
+    ("calls", "progress", "types", "errors", "checkpoint"),
 )
 RANK = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,8 +43,21 @@ def test_budgets_out_of_range(limit: float) -> None:
         fp.Budget(flops=limit)
 
 
+@pytest.mark.parametrize("error", [0, -0.5, float("nan"), float("inf"), "little", True])
+def test_errors_out_of_range(error: float) -> None:
+    with pytest.raises(BudgetError, match=r"max_error=.*: an error is a number above 0, relative to the variance"):
+        fp.Budget(flops=0.5, max_error=error)
+
+
+@pytest.mark.parametrize("error", [1e-9, 0.05, 3, np.float32(0.5)])
+def test_an_error_is_a_budget_by_itself_and_no_limit_of_a_cost(error: float) -> None:
+    budget = fp.Budget(max_error=error)
+    assert (budget.max_error, budget.limits, budget.absolute({"flops": 1000})) == (error, {}, {})
+    assert fp.Budget(flops=0.5, max_error=error).limits == {"flops": 0.5}
+
+
 def test_an_empty_budget_is_refused() -> None:
-    with pytest.raises(BudgetError, match="empty budget"):
+    with pytest.raises(BudgetError, match="an empty budget: give at least one of flops=, params= and max_error="):
         fp.Budget()
 
 

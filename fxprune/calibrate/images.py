@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor, fx
 from fxprune.calibrate.gather import gathered
 from fxprune.errors import CalibrationError
 
+BATCH = 64  # images
+FEWEST = 4  # different images
 Batch = tuple[Tensor, ...]  # one tensor for each placeholder of the graph
 
 
@@ -21,10 +24,17 @@ class Calibration:
 
     batches: one tensor for each placeholder of the graph, made when asked for.
     held_out: how many of the batches, taken from the end, serve only to judge corrections.
+    distinct: how many images differ from one another, None where nobody counted.
     """
 
     batches: Sequence[Batch]
     held_out: int = 0
+    distinct: int | None = None
+
+    @property
+    def teaches(self) -> bool:
+        """Whether there are images enough to correct anything by: what fits one may be wrong for all others."""
+        return self.distinct is None or self.distinct >= FEWEST
 
     @property
     def count(self) -> int:
@@ -41,29 +51,32 @@ class Calibration:
 
 
 def calibration_for(
-    gm: fx.GraphModule, data: Any, *, batch_size: int = 64, held_out: float = 0.125, seed: int = 0
+    gm: fx.GraphModule, data: Any, *, batch_size: int | None = None, held_out: float = 0.125, seed: int = 0
 ) -> Calibration:
     """Check unlabelled calibration data against the inputs of a captured graph and cut it into batches.
 
     data: a tensor [images, ...], a DataLoader, or any iterable of tensors, tuples (first item: the input) or dicts
-        (by the names of the inputs). It is read once.
+        (by the names of the inputs). It is read once. A Calibration is taken as it is.
+    batch_size: images in a batch; 64 where nothing is said, or fewer where so many would be more than what is held out.
     held_out: the share of the images kept apart for judging corrections, drawn with `seed`; 0 where there is but one
         batch.
 
     Raises CalibrationError when the data is empty, holds NaN or infinity, or does not fit the graph.
     """
+    if isinstance(data, Calibration):
+        return data
     inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
     columns = gathered(_checked(inputs, data))
     if not columns or len(columns[0]) == 0:
         raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
-    size = _static_batch(inputs) or batch_size
+    size = _static_batch(inputs) or batch_size or min(BATCH, math.ceil(held_out * len(columns[0])) or BATCH)
     count = len(columns[0]) if _static_batch(inputs) is None else len(columns[0]) // size * size
     if count == 0:
         raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     batches = _Batches(columns, order.split(size))
     kept_apart = round(held_out * len(batches))
-    return Calibration(batches, kept_apart if len(batches) > 1 else 0)
+    return Calibration(batches, kept_apart if len(batches) > 1 else 0, _distinct(batches))
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,16 @@ class _Batches(Sequence[Batch]):
 
     def __getitem__(self, index: Any) -> Any:
         return tuple(column[self.parts[index]] for column in self.columns)
+
+
+def _distinct(batches: Sequence[Batch]) -> int:
+    """How many samples differ, as their sums and their sums of squares tell."""
+    seen: set[tuple[float, ...]] = set()
+    for batch in batches:
+        rows = [column.reshape(len(column), -1).double() for column in batch]
+        sums = torch.stack([each for row in rows for each in (row.sum(1), row.square().sum(1))], 1)
+        seen.update(map(tuple, sums.tolist()))
+    return len(seen)
 
 
 def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:

@@ -6,14 +6,14 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, Values, attribute, centred, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
 from fxprune.calibrate.images import Calibration
+from fxprune.calibrate.judge import spread, squared
 from fxprune.calibrate.observe import Observed, bytes_per_image, column_units
 from fxprune.closed_form.removal import Removal
 from fxprune.closed_form.ridge import compensated
@@ -151,26 +151,14 @@ class _Base:
         self._evaluator, self._outputs = Evaluator(gm), outputs_of(gm)
         names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder")]
         self._values = self._evaluator(names, to_device(gm, batch))
-        self.variance = sum(_spread(self._values[name]) for name in self._outputs)
+        self.variance = sum(spread(self._values[name]) for name in self._outputs)
 
     def error(self, trial: _Trial) -> float:
         """The squared error of the outputs under a trial."""
         given = {name: value for name, value in self._values.items() if name not in trial.changed}
         self._evaluator.offsets = trial.offsets
         outputs = self._evaluator(self._outputs, {**given, **trial.weights})
-        return sum(_squared(outputs[name], self._values[name]) for name in self._outputs)
-
-
-def _spread(value: Any) -> float:
-    """Squared distance of each image's output from the mean of its elements."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return 0.0
-    return float(centred(value.double()).square().sum())
-
-
-def _squared(value: Any, target: Any) -> float:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return float((value.double() - target.double()).square().sum()) if floating else 0.0
+        return sum(squared(outputs[name], self._values[name]) for name in self._outputs)
 
 
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:

@@ -54,14 +54,19 @@ class Kept:
         stays = self.positions(node, axis)
         return max(0, stop - start) if stays is None else int(stays[start:stop].sum())
 
+    def stays(self, fields: Sequence[Field], rank: int) -> Tensor:
+        """Which elements of a tensor of `rank` dimensions stay: bool, broadcastable to it."""
+        stays = torch.ones((1,) * rank, dtype=torch.bool)
+        for item in fields:
+            stays = stays & self.mask[item.ids]
+        return stays
+
     def cut(self, tensor: Tensor, fields: Sequence[Field]) -> Tensor:
         """A copy of a tensor without the elements that leave."""
-        stays = torch.ones((1,) * tensor.ndim, dtype=torch.bool)
+        stays = self.stays(fields, tensor.ndim)
         shape = list(tensor.shape)
         for item in fields:
-            kept = self.mask[item.ids]
-            stays = stays & kept
-            shape[item.axis] = int(_rows(kept, item.axis)[0].sum())
+            shape[item.axis] = int(_rows(self.mask[item.ids], item.axis)[0].sum())
         if bool(stays.all()):
             return tensor.detach().clone()
         return tensor.detach()[stays.expand(tensor.shape).to(tensor.device)].reshape(shape)

@@ -14,7 +14,7 @@ import fxprune as fp
 from fxprune.demo.digits import load
 from fxprune.demo.network import trained
 from fxprune.demo.train import accuracy
-from fxprune.passes.choose import Progress, silent
+from fxprune.progress import Progress, silent
 from fxprune.report import Report
 
 FLOPS = 0.5  # share of the FLOPs to keep

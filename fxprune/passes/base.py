@@ -16,7 +16,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from fxprune.capture import META
 from fxprune.errors import RewriteError, describe
 
-DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # keys of what passes hand on in meta[META]
+# keys of what passes hand on in meta[META]
+DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just before Shrink
+TEACHER, CALIBRATION, COST = "teacher", "calibration", "cost"  # teacher: the graph with the user's own weights
+STAGES = "stages"  # (name, held-out error before, after) of each stage that corrects
 
 
 def state(gm: fx.GraphModule) -> dict[str, Any]:
@@ -25,10 +28,45 @@ def state(gm: fx.GraphModule) -> dict[str, Any]:
     return found
 
 
+def teacher(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph with the user's own weights: what corrections aim at."""
+    found = state(gm)
+    original: fx.GraphModule = found[TEACHER] if TEACHER in found else found[DENSE]
+    return original
+
+
+def note_stage(gm: fx.GraphModule, name: str, before: float, after: float) -> None:
+    """Hand on the held-out error before and after a stage."""
+    state(gm)[STAGES] = (*state(gm).get(STAGES, ()), (name, before, after))
+
+
+def require(gm: fx.GraphModule, reader: str, *keys: str) -> None:
+    """Raise RewriteError unless the earlier passes have handed on `keys`."""
+    missing = [key for key in keys if key not in state(gm)]
+    if missing:
+        raise RewriteError(f"{reader} needs {', '.join(missing)} in gm.meta[{META!r}]: run the earlier passes first")
+
+
+def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
+    """Put a new tensor of the same kind under `name`: the old one may belong to the user's model."""
+    path, _, leaf = name.rpartition(".")
+    owner = gm.get_submodule(path)
+    old = getattr(owner, leaf)
+    new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
+    setattr(owner, leaf, new)
+
+
+def require_finite(gm: fx.GraphModule, writer: str) -> None:
+    """Raise RewriteError where a parameter or buffer holds NaN or infinity."""
+    for name, tensor in (*gm.named_parameters(), *gm.named_buffers()):
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise RewriteError(f"{writer} left NaN or infinity in `{name}`")
+
+
 def clone(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of graph and module tree that shares the tensors with the original."""
-    tensors = [*gm.parameters(), *gm.buffers()]
-    twin = copy.deepcopy(gm, {id(tensor): tensor for tensor in tensors})
+    shared = [*gm.parameters(), *gm.buffers(), gm.meta]  # what the passes hand on may be large
+    twin = copy.deepcopy(gm, {id(value): value for value in shared})
     twin.meta = {**gm.meta, META: dict(state(gm))}
     return twin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -16,36 +16,27 @@ from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
 from fxprune.calibrate.observe import observe, systems_of
 from fxprune.capture import capture_info
+from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.errors import BudgetError, CalibrationError, PlanError, WeightsError
-from fxprune.importance import IMPORTANCES
-from fxprune.passes.base import COUPLING, PLAN, state
+from fxprune.importance import IMPORTANCES, needs_images
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, state
+from fxprune.passes.search import smallest_plan
+from fxprune.progress import Progress, silent
 from fxprune.select import select
-from fxprune.types import Budget, Coupling
-
-CALIBRATION, COST = "calibration", "cost"
-
-
-class Progress(Protocol):
-    """Told how far a stage is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` steps of `stage` are done."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """The progress that tells nobody."""
+from fxprune.types import Budget, Coupling, Plan
 
 
 @dataclass(frozen=True, eq=False)
 class Choose(PassBase):
     """Replaces nothing: analyses, scores, allocates and selects, and hands on the plan.
 
-    budget: what the result may cost.
-    calibration: unlabelled images, in any form that `calibration_for` takes; None where the importance needs none.
+    budget: what the result may cost, or how much it may err.
+    calibration: unlabelled images, in any form that `calibration_for` takes; None where an earlier pass has handed some
+        on, or the importance needs none.
     importance, allocation: names of the registries.
     multiple_of, freeze, max_ratio: as in `allocate`.
     heads: whether attention loses whole heads, as in `analyze`.
@@ -61,17 +52,19 @@ class Choose(PassBase):
     max_ratio: float | None = None
     seed: int = 0
     heads: bool = False
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     progress: Progress = field(default=silent, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is data where data is needed."""
         capture_info(graph_module)
-        if self.importance not in IMPORTANCES:
-            raise PlanError(f"importance {self.importance!r} is not known; there are: {', '.join(IMPORTANCES)}")
-        if self.importance != "magnitude" and self.calibration is None:
+        seen = self.calibration is not None or CALIBRATION in state(graph_module)
+        wanted = "importance" if needs_images(self.importance) else "budget" if self.budget.max_error else ""
+        if wanted and not seen:
             raise CalibrationError(
-                "calibration= is missing: give a few hundred unlabelled images, or choose recipe='magnitude', which "
-                "looks at the weights alone and corrects nothing"
+                f"calibration= is missing, and this {wanted} needs it: give a few hundred unlabelled images, or choose "
+                "recipe='datafree', which makes images from the network itself, or recipe='magnitude', which looks at "
+                "the weights alone and corrects nothing"
             )
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
@@ -88,19 +81,10 @@ class Choose(PassBase):
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
-        removals = self._removals(graph_module, coupling, found.get(CALIBRATION))
-        widths = allocate(
-            found[COST],
-            coupling,
-            removals,
-            self.budget,
-            method=self.allocation,
-            multiple_of=self.multiple_of,
-            freeze=self.freeze,
-            max_ratio=MAX_RATIO if self.max_ratio is None else self.max_ratio,
-        )
-        plan = select(coupling, removals, widths, input_specs(graph_module))
-        found[PLAN] = replace(plan, heads=self.heads)
+        known = self.checkpoint.load("choose")
+        plan = Plan.from_json(known["plan"]) if known else self._plan(graph_module)
+        self.checkpoint.save("choose", {"plan": plan.to_json()})
+        found[PLAN] = plan
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
@@ -111,6 +95,28 @@ class Choose(PassBase):
         for kind, limit in self.budget.absolute(found[COST].evaluate()).items():
             if spent[kind] > limit:
                 raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
+
+    def _plan(self, gm: fx.GraphModule) -> Plan:
+        """Score, allocate and select."""
+        coupling: Coupling = state(gm)[COUPLING]
+        removals = self._removals(gm, coupling, state(gm).get(CALIBRATION))
+
+        def planned(budget: Budget) -> Plan:
+            widths = allocate(
+                state(gm)[COST],
+                coupling,
+                removals,
+                budget,
+                method=self.allocation,
+                multiple_of=self.multiple_of,
+                freeze=self.freeze,
+                max_ratio=MAX_RATIO if self.max_ratio is None else self.max_ratio,
+            )
+            return replace(select(coupling, removals, widths, input_specs(gm)), heads=self.heads)
+
+        if self.budget.max_error is None:
+            return planned(self.budget)
+        return smallest_plan(gm, planned, self.budget, self.seed, partial(self.progress, "search"))
 
     def _removals(
         self, gm: fx.GraphModule, coupling: Coupling, calibration: Calibration | None

@@ -12,7 +12,8 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calls import bound_arguments
 from fxprune.errors import RewriteError, describe
-from fxprune.passes.reconstruct import CORRECTION, replace_tensor
+from fxprune.passes.base import replace_tensor
+from fxprune.passes.reconstruct import CORRECTION
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calibrate.contraction import Contraction, contractions
+from fxprune.calibrate.descent import Report, unheard
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
+from fxprune.calibrate.judge import output_error
 from fxprune.calibrate.observe import sample
 from fxprune.calibrate.target import Target, target_of
 from fxprune.calibrate.walk import Walk
-from fxprune.capture import META
+from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.moments import Moments
 from fxprune.closed_form.ridge import ridge, squared_error
-from fxprune.errors import RewriteError
-from fxprune.passes.base import state
+from fxprune.passes.base import (
+    CALIBRATION,
+    COUPLING,
+    DENSE,
+    PLAN,
+    note_stage,
+    replace_tensor,
+    require,
+    require_finite,
+    state,
+    teacher,
+)
 from fxprune.types import Coupling, Plan
 
+RECONSTRUCTED = "reconstructed"
 CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
 
 
@@ -40,58 +53,82 @@ class Reconstruct(PassBase):
     rho: strengths of the pull to choose from, relative to the mean square of an input.
     rows_per_image: output positions of an image that serve as rows, drawn with `seed`.
     memory: bytes of activations to keep in memory; more goes to temporary files.
-    progress: called with (layers done, layers).
+    progress: called with (layers done, layers, relative squared error of the layer's output).
 
-    Reads dense, coupling, plan and calibration from gm.meta["fxprune"]; writes "errors" there: (layer, relative squared
-    error before, after) on the held-out batches.
+    The whole is kept only where it lowers the held-out error of the network's outputs; with fewer than four different
+    images nothing is solved. Reads dense (or teacher),
+    coupling, plan and calibration from gm.meta["fxprune"].
     """
 
     rho: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     rows_per_image: int = 32
     seed: int = 0
     memory: int = 2 << 30
-    progress: Callable[[int, int], None] | None = field(default=None, repr=False)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    progress: Report = field(default=unheard, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """What the earlier stages hand on must be there."""
-        missing = [key for key in ("dense", "coupling", "plan", "calibration") if key not in state(graph_module)]
-        if missing:
-            raise RewriteError(f"Reconstruct needs {', '.join(missing)} in gm.meta[{META!r}]: run it after Shrink")
+        require(graph_module, "Reconstruct", DENSE, COUPLING, PLAN, CALIBRATION)
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Solve every contraction in order; a second run changes nothing."""
-        handed = state(graph_module)
-        if "errors" in handed:
+        found = state(graph_module)
+        if RECONSTRUCTED in found or not found[CALIBRATION].teaches:
             return PassResult(graph_module, False)
-        items = list(contractions(graph_module).values())
-        generator = torch.Generator().manual_seed(self.seed)
-        errors = []
-        with torch.no_grad(), Walk(handed["dense"], graph_module, handed["calibration"], self.memory) as walk:
-            for done, item in enumerate(items):
-                unsolved = {later.name for later in items[done + 1 :]}
-                kept = kept_outputs(item, handed["coupling"], handed["plan"])
-                target = target_of(graph_module, item, unsolved, kept)
-                errors.append(self._solve(graph_module, walk, target, handed["calibration"], generator))
-                if self.progress is not None:
-                    self.progress(done + 1, len(items))
-            offsets = walk.pruned.offsets
-        for item in items:
-            if item.name in offsets:
-                _insert(graph_module, item, offsets[item.name])
-        graph_module.recompile()
-        handed["errors"] = tuple(errors)
-        return PassResult(graph_module, True)
+        found[RECONSTRUCTED] = True
+        original, calibration = teacher(graph_module), found[CALIBRATION]
+        items = contractions(graph_module)
+        uncorrected = {item.weight: attribute(graph_module, item.weight) for item in items.values()}
+        before = output_error(original, graph_module, calibration)
+        offsets = self._resumed(graph_module)
+        if offsets is None:
+            offsets = self._solve_all(graph_module, original)
+            solved = {name: attribute(graph_module, name) for name in uncorrected}
+            self.checkpoint.save("reconstruct", {"weights": solved, "offsets": dict(offsets)})
+        after = output_error(original, graph_module, calibration, offsets)
+        better = after < before
+        if better:
+            for name, offset in offsets.items():
+                _insert(graph_module, items[name], offset)
+            graph_module.recompile()
+        else:
+            for name, weight in uncorrected.items():
+                replace_tensor(graph_module, name, weight)
+        note_stage(graph_module, "least squares", before, min(before, after))
+        return PassResult(graph_module, better)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """Every parameter is finite."""
-        for name, tensor in (*graph_module.named_parameters(), *graph_module.named_buffers()):
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise RewriteError(f"Reconstruct left NaN or infinity in `{name}`")
+        require_finite(graph_module, "Reconstruct")
+
+    def _resumed(self, gm: fx.GraphModule) -> Mapping[str, Tensor] | None:
+        """What an interrupted run has solved: its weights in their places, and the constants."""
+        known = self.checkpoint.load("reconstruct")
+        if known is None:
+            return None
+        for name, weight in known["weights"].items():
+            replace_tensor(gm, name, weight)
+        offsets: dict[str, Tensor] = known["offsets"]
+        return offsets
+
+    def _solve_all(self, gm: fx.GraphModule, original: fx.GraphModule) -> Mapping[str, Tensor]:
+        """Give every contraction its weight, in order; returns the constants to add behind each, by node."""
+        found = state(gm)
+        items = list(contractions(gm).values())
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.no_grad(), Walk(original, gm, found[CALIBRATION], self.memory) as walk:
+            for done, item in enumerate(items):
+                unsolved = {later.name for later in items[done + 1 :]}
+                target = target_of(gm, item, unsolved, kept_outputs(item, found[COUPLING], found[PLAN]))
+                error = self._solve(gm, walk, target, found[CALIBRATION], generator)
+                self.progress(done + 1, len(items), error)
+            return walk.pruned.offsets
 
     def _solve(
         self, gm: fx.GraphModule, walk: Walk, target: Target, calibration: Calibration, generator: torch.Generator
-    ) -> tuple[str, float, float]:
-        """Correct one contraction; returns its weight's name and its errors before and after."""
+    ) -> float:
+        """Correct one contraction; returns the error that is left of its output."""
         item = target.item
         weight = attribute(gm, item.weight)
         prior = item.matrix(weight)
@@ -106,18 +143,18 @@ class Reconstruct(PassBase):
             moments = judge if calibration.is_held_out(index) else fit
             moments.add(item.rows(pruned[item.source], value, rows), target.rows(dense, pruned, rows) - bias[:, None])
         node = walk.pruned.nodes[item.name]
-        before, after, solution = _best(fit, judge, prior, self.rho, bias_home(node) is not None)
+        error, solution = _best(fit, judge, prior, self.rho, bias_home(node) is not None)
         if solution is not None:
             replace_tensor(gm, item.weight, item.tensor(solution[0], weight))
             if bias_home(node) is not None:
                 walk.pruned.offsets[item.name] = item.along_channels(solution[1].to(weight), value.ndim)
-        return item.weight, before, after
+        return error
 
 
 def _best(
     fit: Moments, judge: Moments, prior: Tensor, strengths: tuple[float, ...], intercept: bool
-) -> tuple[float, float, tuple[Tensor, Tensor] | None]:
-    """Relative errors before and after, and the solution that the held-out rows like best; None for the prior."""
+) -> tuple[float, tuple[Tensor, Tensor] | None]:
+    """The solution that the held-out rows like best, None for the prior, and its relative error there."""
     unchanged = prior.new_zeros(prior.shape[0], prior.shape[2])
     rows = judge if judge.count else fit
     scale = rows.second()[2].mean().clamp_min(1e-30)
@@ -129,8 +166,8 @@ def _best(
     trials = {rho: error(*ridge(fit, prior, rho, intercept)) for rho in strengths}
     best = min(trials, key=trials.__getitem__)
     if not trials[best] < before:
-        return before, before, None
-    return before, trials[best], ridge(fit.merged(judge), prior, best, intercept)
+        return before, None
+    return trials[best], ridge(fit.merged(judge), prior, best, intercept)
 
 
 def kept_outputs(item: Contraction, coupling: Coupling, plan: Plan) -> Tensor | None:
@@ -139,15 +176,6 @@ def kept_outputs(item: Contraction, coupling: Coupling, plan: Plan) -> Tensor | 
     fields = [f for f in coupling.param_fields[item.weight] if f.axis == 0]
     staying = [mask[f.ids].reshape(len(f.ids), -1).any(1) for f in fields if f.ids.shape[0] > 1]
     return torch.nonzero(reduce(operator.and_, staying))[:, 0] if staying else None
-
-
-def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
-    """Put a new tensor of the same kind under `name`: the old one may belong to the user's model."""
-    path, _, leaf = name.rpartition(".")
-    owner = gm.get_submodule(path)
-    old = getattr(owner, leaf)
-    new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
-    setattr(owner, leaf, new)
 
 
 def _insert(gm: fx.GraphModule, item: Contraction, offset: Tensor) -> None:

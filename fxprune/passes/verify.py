@@ -164,9 +164,7 @@ def masked(gm: fx.GraphModule, kept: Kept) -> fx.GraphModule:
     def zeroed(name: str, tensor: Tensor) -> Tensor:
         if not tensor.is_floating_point():
             return tensor.clone()
-        stays = torch.ones((1,) * tensor.ndim, dtype=torch.bool)
-        for item in kept.coupling.param_fields.get(name, ()):
-            stays = stays & kept.mask[item.ids]
+        stays = kept.stays(kept.coupling.param_fields.get(name, ()), tensor.ndim)
         return tensor.detach().double() * stays.to(tensor.device)
 
     twin = clone(gm)
@@ -197,10 +195,7 @@ class _Oracle(fx.Interpreter):
 
     def _stays(self, node: fx.Node) -> Tensor:
         """Which positions of the node's value stay, broadcastable to it."""
-        stays = torch.ones((1,) * node.meta["val"].ndim, dtype=torch.bool)
-        for item in self.kept.coupling.fields[node.name]:
-            stays = stays & self.kept.mask[item.ids]
-        return stays
+        return self.kept.stays(self.kept.coupling.fields[node.name], node.meta["val"].ndim)
 
 
 def _layer_norm(node: fx.Node, stays: Tensor, x: Tensor, shape: list[int], weight: Any = None, bias: Any = None,

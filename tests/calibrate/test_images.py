@@ -65,13 +65,22 @@ def test_several_inputs_come_as_tuples_or_by_name() -> None:
     gm = capture(Pair(), (torch.randn(2, 3), torch.randn(2, 2)))
     a, b = torch.randn(6, 3), torch.randn(6, 2)
     for data in ([(a, b)], [(a, b, torch.zeros(6))], [((a, b), torch.zeros(6))], [{"a": a, "b": b}]):
-        assert [tuple(part.shape) for part in calibration_for(gm, data).batches[0]] == [(6, 3), (6, 2)]
+        assert [tuple(part.shape) for part in calibration_for(gm, data, batch_size=6).batches[0]] == [(6, 3), (6, 2)]
     with pytest.raises(CalibrationError, match=r"lacks the inputs \['b'\]"):
         calibration_for(gm, [{"a": a}])
     with pytest.raises(CalibrationError, match="holds 1 inputs; the model takes 2"):
         calibration_for(gm, a)
     with pytest.raises(CalibrationError, match="differ in batch size"):
         calibration_for(gm, [(a, b[:3])])
+
+
+def test_images_that_differ_are_counted() -> None:
+    gm = capture(build("Plain"), (images(),))
+    x = images(6)
+    assert calibration_for(gm, torch.cat([x, x])).distinct == 6
+    few = calibration_for(gm, x[:1].expand(40, -1, -1, -1))
+    assert few.distinct == 1 and not few.teaches
+    assert calibration_for(gm, x).teaches
 
 
 BAD: dict[str, tuple[Any, str]] = {

@@ -68,7 +68,7 @@ def test_a_changed_weight_is_seen_by_later_stages() -> None:
     gm = capture(build("Plain"), (images(),))
     small = shrink(gm, random_plan(analyze(gm), 0))
     first, second, *_ = contractions(small).values()
-    calibration = calibration_for(gm, images(2))
+    calibration = calibration_for(gm, images(2), batch_size=64)
     with torch.no_grad(), Walk(gm, small, calibration) as walk:
         list(walk.stage(first.name, (), (first.source,)))
         walk.pruned.offsets[first.name] = torch.tensor(100.0)

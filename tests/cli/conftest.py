@@ -50,6 +50,10 @@ def generator():
     yield from tensor().split(5)
 
 
+def batches():
+    return torch.randn(512, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
 def pairs():
     return [(batch, torch.zeros(5)) for batch in tensor().split(5)]
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from fxprune.cli import main
 from fxprune.cli.models import resolve
+from fxprune.recipes import RECIPES
 
 
 def prune(*arguments: object) -> Result:
@@ -31,7 +32,7 @@ def test_prune_writes_a_network_that_needs_no_fxprune(networks: Path, tmp_path: 
     out = tmp_path / "out"
     result = prune(f"{networks}:tiny", "--calibration", f"{networks}:tensor", "--flops", 0.6, "--out", out, "--seed", 3)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.startswith("fxprune report: recipe fast, seed 3\n")
+    assert result.stdout.startswith("fxprune report: recipe psp, seed 3\n")
     assert result.stdout.endswith(f"written to {out}\n")
     assert {path.name for path in out.iterdir()} >= {"model.py", "model.safetensors", "plan.json", "report.json"}
     code = (
@@ -111,8 +112,12 @@ def test_random_weights_are_mentioned(networks: Path, tmp_path: Path) -> None:
     [
         (["--flops", "0"], "error: flops=0.0"),
         (["--flops", "nan"], "error: flops=nan"),
+        (["--max-error", "0"], "error: max_error=0.0: an error is a number above 0"),
+        (["--max-error", "nan"], "error: max_error=nan: an error is a number above 0"),
         (["--flops", "0.0001"], "error: "),
-        (["--flops", "0.5", "--recipe", "nonsense"], "error: "),
+        (["--flops", "0.5", "--recipe", "nonsense"], "error: recipe 'nonsense' is not known; there are: "),
+        (["--flops", "0.5", "--importance", "nonsense"], "error: importance 'nonsense' is not known; there are: "),
+        (["--flops", "0.5", "--allocation", "nonsense"], "error: allocation 'nonsense' is not known; there are: "),
         (["--flops", "0.5", "--calibration", "absent"], "error: absent: no such file or folder"),
         (["--flops", "0.5", "--calibration", "{file}:nothing"], "error: the calibration data is empty"),
         (["--flops", "0.5", "--calibration", "{file}:spoilt"], "error: "),
@@ -142,10 +147,43 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(networks: Path
         assert result.stderr == f"error: {out} cannot be written: {tmp_path / 'file'} is a file\n"
 
 
+@pytest.mark.parametrize("recipe", ["datafree", "magnitude"])
+def test_recipes_without_images(networks: Path, tmp_path: Path, recipe: str) -> None:
+    options = ("--input-size", "3,8,8", "--flops", 0.6, "--out", tmp_path / "out", "--json")
+    report = report_of(prune(f"{networks}:tiny", "--recipe", recipe, *options))
+    assert report["recipe"] == recipe
+    assert report["cost"]["flops"]["after"] <= report["cost"]["flops"]["limit"]
+
+
+@pytest.mark.parametrize("recipe", ["fast", "psp", "best"])
+def test_missing_images_are_told_with_the_recipes_that_need_none(networks: Path, tmp_path: Path, recipe: str) -> None:
+    options = ("--input-size", "3,8,8", "--flops", 0.6, "--out", tmp_path / "out")
+    result = prune(f"{networks}:tiny", "--recipe", recipe, *options)
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
+    assert result.stderr.startswith("error: calibration= is missing")
+    assert "recipe='datafree'" in result.stderr and "recipe='magnitude'" in result.stderr
+
+
+def test_an_error_as_a_budget(networks: Path, tmp_path: Path) -> None:
+    options = ("--recipe", "fast", "--out", tmp_path / "out", "--json")
+    arguments = ("--calibration", f"{networks}:batches", "--max-error", 0.3, "--flops", 0.9, *options)
+    report = report_of(prune(f"{networks}:tiny", *arguments))
+    assert report["cost"]["flops"]["after"] <= report["cost"]["flops"]["limit"]
+    assert report["max_error"] == 0.3
+    assert report["stages"][-1]["after"] <= 0.3
+
+
 def test_a_missing_budget_is_a_usage_error(networks: Path, tmp_path: Path) -> None:
     result = prune(f"{networks}:tiny", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "give a budget: --flops or --params, or both" in result.stderr
+    assert "give a budget: at least one of --flops, --params and --max-error" in result.stderr
+
+
+def test_help_tells_all_recipes(networks: Path) -> None:
+    result = prune("--help")
+    for recipe in RECIPES:
+        assert f"{recipe}: " in " ".join(result.stdout.split()), recipe
+    assert "[default: psp]" in result.stdout
 
 
 def test_ctrl_c_stops_cleanly(networks: Path, tmp_path: Path) -> None:

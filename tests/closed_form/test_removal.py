@@ -1,4 +1,5 @@
-"""Removal: costs against refitting by force, order, blocks, and inputs that are dead, repeated or nobody's."""
+"""Removal: costs against refitting by force, order, blocks, and inputs that are dead, repeated or nobody's; units taken
+one by one, in a given order."""
 
 from __future__ import annotations
 
@@ -8,8 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxprune.closed_form.removal import System, greedy_removal
-from fxprune.closed_form.ridge import damping
+from fxprune.closed_form.removal import (
+    STRIDES,
+    Removal,
+    System,
+    greedy_removal,
+    removal_in_order,
+    uncompensated_costs,
+)
+from fxprune.closed_form.ridge import compensated, damping
 
 
 def system(inputs: int, outputs: int, units: list[int], seed: int = 0) -> System:
@@ -89,3 +97,42 @@ def test_the_numbering_of_units_does_not_matter() -> None:
     for order in permutations(range(4)):
         renamed = greedy_removal([System(item.covariance, item.weights, torch.tensor(order))], 4)
         assert renamed.errors == pytest.approx(errors)
+
+
+def test_costs_without_compensation_are_those_of_holding_a_unit_at_its_mean() -> None:
+    maps = [system(6, 3, [0, 0, 1, 1, 2, -1]), system(4, 2, [2, 1, 0, 3], seed=1)]
+    costs = uncompensated_costs(maps, 4)
+    for unit in range(4):
+        lost = 0.0
+        for item in maps:
+            held = torch.where((item.units == unit)[:, None], item.weights, 0)
+            lost += float((held.mT @ item.covariance @ held).trace())
+        assert float(costs[unit]) == pytest.approx(lost)
+
+
+def test_nothing_makes_up_for_a_unit_at_less_cost_than_refitting() -> None:
+    item = system(8, 3, [0, 0, 1, 1, 2, 2, 3, 3])
+    costs = uncompensated_costs([item], 4).tolist()
+    assert all(cost >= refitted(item, {unit}, 1e-12) - 1e-9 for unit, cost in enumerate(costs))
+
+
+def test_a_given_order_is_kept_in_each_block() -> None:
+    scores, costs = torch.tensor([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]), torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    assert removal_in_order(scores, costs) == Removal((1, 2, 0, 5, 4, 3), (0, 2, 6, 7, 39, 55, 63))
+    blocks = ((0, 1, 2), (3, 4, 5))
+    assert removal_in_order(scores, costs, blocks) == Removal((1, 5, 2, 4, 0, 3), (0, 34, 54, 63), 2)
+
+
+def test_wide_groups_lose_several_units_at_a_time_at_the_exact_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    width = 2 * STRIDES + 3
+    rows = torch.randn(400, 2 * width, generator=generator, dtype=torch.float64)
+    weights = torch.randn(2 * width, 3, generator=generator, dtype=torch.float64)
+    covariance = rows.T @ rows / len(rows)
+    removal = greedy_removal([System(covariance, weights, torch.arange(width).repeat(2))], width, rho=1e-9)
+    assert sorted(removal.order) == list(range(width)) and len(removal.errors) == width + 1
+    assert list(removal.errors) == sorted(removal.errors)
+    for gone in (2, 60, width - 1, width):  # after whole strides, and at the end
+        kept = ~torch.isin(torch.arange(width).repeat(2), torch.tensor(removal.order[:gone]))
+        error = weights - compensated(covariance, weights, kept, 1e-9)
+        assert removal.errors[gone] == pytest.approx(float((error * (covariance @ error)).sum()), rel=1e-4)

@@ -44,5 +44,5 @@ def test_data_is_asked_for_where_it_is_needed() -> None:
     gm = clone(fp.capture(build("Residual"), images()))
     with pytest.raises(CalibrationError, match="recipe='magnitude'"):
         Choose(BUDGET)(gm)
-    with pytest.raises(fp.PlanError, match="importance 'luck' is not known; there are: magnitude, second_order"):
+    with pytest.raises(fp.PlanError, match="importance 'luck' is not known; there are: magnitude, second_order, "):
         Choose(BUDGET, importance="luck")(gm)

@@ -1,0 +1,77 @@
+"""Allocation: how many units each group keeps, so that the network fits a budget and loses least."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
+from fxprune.allocate.frozen import frozen_groups
+from fxprune.allocate.methods import METHODS, allocator
+from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder
+from fxprune.allocate.solve import allotted, smallest
+from fxprune.closed_form.removal import Removal
+from fxprune.errors import PlanError
+from fxprune.types import Budget, Coupling
+
+__all__ = [
+    "MAX_RATIO",
+    "METHODS",
+    "Costs",
+    "Problem",
+    "Widths",
+    "allocate",
+    "allocator",
+    "foretold",
+    "frozen_groups",
+]
+
+MAX_RATIO = 0.95  # of any one group; its last units carry the whole signal, and no curve foretells their loss
+
+
+def allocate(
+    cost: Costs,
+    coupling: Coupling,
+    removals: Mapping[str, Removal],
+    budget: Budget,
+    *,
+    method: str = "greedy",
+    multiple_of: int = 1,
+    freeze: Iterable[str] = (),
+    max_ratio: float = MAX_RATIO,
+) -> Widths:
+    """A width for each group: the budget is met, and missed by less than the cheapest step that could be kept.
+
+    With `Budget(max_error=)` the FLOPs are as few as the method finds with a foretold error (`foretold`) of at most
+    that, and no group could give another unit; the other limits hold as well.
+
+    removals: for each group, the error after each round of removal.
+    method: "dynamic" (planned over all groups), "greedy" (least error for the cost that is saved), "uniform" (one
+        ratio for all groups), or one that was registered with `allocator`.
+    multiple_of: kept widths are multiples of this, or whole.
+    freeze: names or globs of parameters, modules or groups that must not shrink.
+    max_ratio: the largest share of any one group that may go, below 1; one unit of each block always stays.
+
+    Raises BudgetError when the budget cannot be reached, with how far one can go; PlanError for an unknown name.
+    """
+    if method not in METHODS:
+        raise PlanError(f"allocation {method!r} is not known; there are: {', '.join(METHODS)}")
+    if not 0 <= max_ratio <= 1 or multiple_of < 1:
+        raise PlanError(f"max_ratio={max_ratio} must be in [0, 1] and multiple_of={multiple_of} at least 1")
+    held = frozen_groups(coupling, freeze)
+    ladders = {
+        group.name: ladder(group, multiple_of, 0.0 if group.name in held else max_ratio) for group in coupling.groups
+    }
+    errors = {
+        name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]
+        for name, widths in ladders.items()
+    }
+    limits = budget.absolute(cost.evaluate({name: widths[0] for name, widths in ladders.items()}))
+    problem = Problem(cost, ladders, errors, limits)
+    problem.check_reachable()
+    if not ladders:
+        return {}
+    rungs = allotted(problem, METHODS[method]) if limits else problem.rungs({})
+    if budget.max_error is not None:
+        rungs = smallest(replace(problem, max_error=budget.max_error), METHODS[method], rungs)
+    return problem.at(rungs)

@@ -1,0 +1,163 @@
+"""What a network is to learn from the dense one: its outputs, and the values between its blocks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.calibrate.augment import augmented, is_image
+from fxprune.calibrate.contraction import contractions
+from fxprune.calibrate.cuts import cut_points
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
+from fxprune.calibrate.images import Batch, Calibration
+from fxprune.coupling.kept import Kept
+
+Tensors = dict[str, Tensor]
+LAST = torch.channels_last
+
+
+class Lesson:
+    """Small batches, and how far a student is from what its teacher makes of them.
+
+    The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over the cut
+    points (nodes that everything flows through, such as the outputs of blocks), all at the channels that stay.
+
+    student: the graph whose weights are to be found. teacher: the dense graph, with the same node names.
+    kept: what stays; a student that has not been shrunk yet is judged at those channels alone.
+    augment: mirror and shift the training images; then the teacher looks at each image anew.
+    memory: bytes of the teacher's values to keep where it need not.
+    """
+
+    def __init__(
+        self,
+        student: fx.GraphModule,
+        teacher: fx.GraphModule,
+        kept: Kept,
+        calibration: Calibration,
+        *,
+        inside: float,
+        batch_size: int,
+        augment: bool,
+        memory: int,
+    ) -> None:
+        self._teacher, self._student, self._kept = Evaluator(teacher), Evaluator(student), kept
+        self._outputs, self._inside = outputs_of(student), inside
+        sources = {item.source for item in contractions(student).values()}
+        self._cuts = [name for name in cut_points(student) if name in sources]
+        self._calibration = calibration
+        parts = list(_cut_up(calibration, batch_size))
+        self.training = [part for part in parts if not calibration.is_held_out(part.batch)]
+        self._held_out = [part for part in parts if calibration.is_held_out(part.batch)]
+        self._augment = augment and any(is_image(tensor) for tensor in self._images(self.training[0]))
+        self._channels_last = self._runs_in_channels_last()
+        self._known: dict[_Part, Tensors] = {}
+        self._room = memory
+        targets = self._targets(self._images(self._held_out[0]))
+        self._variance = {name: self._cut(name, target).var().clamp_min(1e-12) for name, target in targets.items()}
+        reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
+        self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
+
+    def loss(self, index: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """The loss on the training batch at `index` when the parameters named in `weights` are these."""
+        batch = self._images(self.training[index])
+        if self._augment:
+            batch = augmented(batch, generator)
+            return self._loss(batch, self._targets(batch), weights)
+        return self._loss(batch, self._remembered(self.training[index], batch), weights)
+
+    def judge(self, weights: Mapping[str, Tensor]) -> float:
+        """The mean loss over the held-out batches; infinite where it is not finite."""
+        with torch.no_grad():
+            judged = ((part, self._images(part)) for part in self._held_out)
+            losses = [float(self._loss(batch, self._remembered(part, batch), weights)) for part, batch in judged]
+        mean = sum(losses) / len(losses)
+        return mean if math.isfinite(mean) else math.inf
+
+    def _loss(self, batch: Batch, targets: Tensors, weights: Mapping[str, Tensor]) -> Tensor:
+        stand_ins = {name: weights[target].to(dtype) for name, target, dtype in self._reads if target in weights}
+        values = self._student(targets, {**self._inputs(self._student, batch), **stand_ins})
+        errors = {name: self._error(name, values[name], target) for name, target in targets.items()}
+        outputs = [errors[name] for name in self._outputs if name in errors]
+        loss: Tensor = _mean(outputs) + self._inside * _mean([errors[name] for name in self._cuts if name in errors])
+        return loss
+
+    def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
+        """The mean squared error at the channels that stay, relative to the variance."""
+        if value.shape != target.shape:  # the student has been shrunk
+            return (widened(value) - self._cut(name, target)).square().mean() / self._variance[name]
+        stays = self._kept.stays(self._kept.coupling.fields.get(name, ()), target.ndim).to(target)
+        error = ((widened(value) - target).square() * stays).mean() / stays.mean()
+        return error / self._variance[name]
+
+    def _cut(self, name: str, value: Tensor) -> Tensor:
+        return self._kept.cut(value, self._kept.coupling.fields.get(name, ()))
+
+    def _images(self, part: _Part) -> Batch:
+        """The images of a part, read anew: all of them at once may not fit the memory."""
+        return tuple(column[part.start : part.stop] for column in self._calibration.batches[part.batch])
+
+    def _remembered(self, part: _Part, batch: Batch) -> Tensors:
+        """As `_targets`, kept for the next time as long as there is room."""
+        if part not in self._known:
+            targets = self._targets(batch)
+            self._room -= sum(target.numel() * target.element_size() for target in targets.values())
+            if self._room <= 0:
+                return targets
+            self._known[part] = targets
+        return self._known[part]
+
+    def _inputs(self, network: Evaluator, batch: Batch) -> Values:
+        values = to_device(network.gm, batch)
+        if not self._channels_last:
+            return values
+        return {name: v.contiguous(memory_format=LAST) if is_image(v) else v for name, v in values.items()}
+
+    def _runs_in_channels_last(self) -> bool:
+        """Whether both networks take images in that layout, in which a CPU trains convolutions in about half the time.
+
+        A view in a graph may ask for the layout in which it was traced.
+        """
+        self._channels_last = True
+        try:
+            with torch.no_grad():
+                for network in (self._teacher, self._student):
+                    inputs = self._inputs(network, self._images(self._held_out[0]))
+                    if not any(is_image(value) and value.device.type == "cpu" for value in inputs.values()):
+                        return False
+                    network(self._outputs, inputs)
+        except RuntimeError:
+            return False
+        return True
+
+    def _targets(self, batch: Batch) -> Tensors:
+        """The teacher's floating-point values at outputs and cut points."""
+        with torch.no_grad():
+            values = self._teacher(dict.fromkeys([*self._outputs, *self._cuts]), self._inputs(self._teacher, batch))
+        return {name: widened(v) for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A floating-point tensor with at least the precision of float32, in which errors and small steps survive."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class _Part(NamedTuple):
+    """Some images of a calibration batch."""
+
+    batch: int
+    start: int
+    stop: int
+
+
+def _cut_up(calibration: Calibration, size: int) -> Iterator[_Part]:
+    for index, batch in enumerate(calibration.batches):
+        count = len(batch[0])
+        yield from (_Part(index, start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _mean(losses: list[Any]) -> Any:
+    return sum(losses) / len(losses) if losses else 0.0

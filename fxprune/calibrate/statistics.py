@@ -1,0 +1,68 @@
+"""The statistics of BatchNorms, as the calibration images give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.calibrate.evaluate import Evaluator, outputs_of, to_device
+from fxprune.calibrate.homes import BATCH_NORM
+from fxprune.calibrate.images import Calibration
+
+
+def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration) -> dict[str, Tensor]:
+    """Running means and variances of the BatchNorms in evaluation, estimated anew, by the names of their buffers.
+
+    Each BatchNorm normalises a batch by the batch's own statistics, as in training, so that one walk does for all of
+    them. The held-out batches are not looked at. A statistic that several BatchNorms share is left out.
+    """
+    found = _Statistics(gm)
+    with torch.no_grad():
+        for index, batch in enumerate(calibration.batches):
+            if not calibration.is_held_out(index):
+                found(outputs_of(gm), to_device(gm, batch))
+    return found.estimates()
+
+
+class _Statistics(Evaluator):
+    """An evaluator whose BatchNorms use, and add up, the statistics of the batch."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        uses: dict[str, int] = {}
+        for node in gm.graph.nodes:
+            if node.op == "get_attr":
+                uses[str(node.target)] = uses.get(str(node.target), 0) + len(node.users)
+        self._norms = {node.name for node in gm.graph.nodes if _own_statistics(node, uses)}
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+
+    def run(self, node: fx.Node, values: Mapping[str, Any]) -> Any:
+        if node.name not in self._norms:
+            return super().run(node, values)
+        arguments: Any = fx.map_arg(node.args, lambda argument: values[argument.name])
+        x, weight, bias, _, _, _, _, eps, _ = arguments
+        variance, mean = torch.var_mean(x.double(), [0, *range(2, x.ndim)], correction=0)
+        count = x.numel() // x.shape[1]
+        for buffer, value in zip(node.args[3:5], (mean, variance), strict=True):
+            assert isinstance(buffer, fx.Node)
+            self._add(str(buffer.target), value, count)
+        return torch.nn.functional.batch_norm(x, mean.to(x), variance.to(x), weight, bias, False, 0.0, eps)
+
+    def _add(self, name: str, value: Tensor, weight: int) -> None:
+        total, count = self._sums.get(name, (torch.zeros_like(value), 0))
+        self._sums[name] = total + weight * value, count + weight
+
+    def estimates(self) -> dict[str, Tensor]:
+        """The mean over the batches of each statistic."""
+        return {name: total / count for name, (total, count) in self._sums.items()}
+
+
+def _own_statistics(node: fx.Node, uses: Mapping[str, int]) -> bool:
+    """Whether the node is a BatchNorm in evaluation whose running statistics nothing else reads."""
+    if node.target is not BATCH_NORM or node.args[5] is not False:
+        return False
+    buffers = node.args[3:5]
+    return all(isinstance(buffer, fx.Node) and uses.get(str(buffer.target)) == 1 for buffer in buffers)

@@ -1,0 +1,42 @@
+"""Compare: how far each layer is from the dense network, before and after all corrections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxprune.calibrate.judge import layer_errors
+from fxprune.coupling.kept import Kept
+from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, state, teacher
+from fxprune.passes.shrink import shrink
+
+ERRORS = "errors"
+
+
+@dataclass(frozen=True, eq=False)
+class Compare(PassBase):
+    """Replaces nothing: hands on, for each contraction, the squared error of its output relative to its variance on the
+    held-out images, when channels are only removed, and in the network as it is now.
+
+    Reads dense (or teacher), coupling, plan and calibration from gm.meta["fxprune"]; writes "errors" there: (layer,
+    error before, error after).
+    """
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """The graph has been shrunk, and there are images."""
+        require(graph_module, "Compare", DENSE, COUPLING, PLAN, CALIBRATION)
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Run the dense, the merely shrunk and the corrected network; the graph stays as it is."""
+        found = state(graph_module)
+        if ERRORS not in found:
+            original = teacher(graph_module)
+            kept = Kept.under(found[COUPLING], found[PLAN])
+            before, after = (
+                layer_errors(original, each, kept, found[CALIBRATION])
+                for each in (shrink(original, found[PLAN]), graph_module)
+            )
+            found[ERRORS] = tuple((name, before[name], error) for name, error in after.items())
+        return PassResult(graph_module, False)

@@ -1,0 +1,135 @@
+"""Squeeze: before channels are removed, what they carry moves into those that stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+from torch.fx.passes.infra.pass_base import PassBase, PassResult
+
+from fxprune.calibrate.descent import Descent, Report, affordable_steps, trainable, unheard
+from fxprune.calibrate.images import Calibration
+from fxprune.calibrate.judge import output_error
+from fxprune.calibrate.lesson import Lesson, Tensors
+from fxprune.checkpoint import Checkpoint
+from fxprune.coupling.kept import Kept
+from fxprune.passes.base import (
+    CALIBRATION,
+    COST,
+    COUPLING,
+    DENSE,
+    PLAN,
+    TEACHER,
+    clone,
+    note_stage,
+    replace_tensor,
+    require,
+    require_finite,
+    state,
+)
+from fxprune.passes.shrink import shrink
+from fxprune.types import Plan
+
+SQUEEZED = "squeezed"
+
+
+@dataclass(frozen=True, eq=False)
+class Squeeze(PassBase):
+    """Before: a graph with a plan, not yet shrunk. After: the same graph with weights that do without the channels
+    that are about to go, so that removing them changes little: the first of the two phases of PSP.
+
+    All weights descend on the squared error of the outputs and of the values between blocks at the channels that stay,
+    while a penalty on the matrices and kernels of the whole coupled group of each leaving channel, producers' and
+    consumers' parts both, grows without limit. Its proximal step scales these parts; they follow (1 - t)^2 as t goes
+    from 0 to 1. What is left of them at the end is zero. Where the result is no better on the held-out images than the
+    weights before, without those parts, these come back.
+
+    epochs: most passes over the images. work: floating-point operations after which it stops.
+    rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
+    inside: weight of the values between blocks. batch_size: images a step.
+    augment: mirror and shift the images.
+
+    Reads coupling, plan, calibration and cost from gm.meta["fxprune"]; hands on the graph as it was as "teacher".
+    """
+
+    epochs: float = 5
+    work: float = 4e12
+    rate: float = 0.04
+    inside: float = 5.0
+    batch_size: int = 32
+    augment: bool = True
+    seed: int = 0
+    memory: int = 2 << 30
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    progress: Report = field(default=unheard, repr=False)
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """What Choose hands on must be there."""
+        require(graph_module, "Squeeze", COUPLING, PLAN, CALIBRATION)
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Descend under the growing penalty; a second run changes nothing, nor one on a graph that is shrunk."""
+        found = state(graph_module)
+        calibration: Calibration = found[CALIBRATION]
+        if SQUEEZED in found or DENSE in found or not calibration.held_out or not calibration.teaches:
+            return PassResult(graph_module, False)
+        found[TEACHER], found[SQUEEZED] = clone(graph_module), True
+        weights = self._descend(graph_module, Kept.under(found[COUPLING], found[PLAN]))
+        before, after = (
+            output_error(found[TEACHER], _removed(graph_module, each, found[PLAN]), found[CALIBRATION])
+            for each in ({}, weights)
+        )
+        better = after < before
+        if better:
+            for name, tensor in weights.items():
+                replace_tensor(graph_module, name, tensor)
+        note_stage(graph_module, "squeeze", before, min(before, after))
+        return PassResult(graph_module, better)
+
+    def ensures(self, graph_module: fx.GraphModule) -> None:
+        """Every parameter is finite."""
+        require_finite(graph_module, "Squeeze")
+
+    def _descend(self, gm: fx.GraphModule, kept: Kept) -> Tensors:
+        found = state(gm)
+        lesson = Lesson(
+            gm,
+            found[TEACHER],
+            kept,
+            found[CALIBRATION],
+            inside=self.inside,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            memory=self.memory,
+        )
+        each = 4 * found[COST].evaluate()["flops"] * self.batch_size if COST in found else 0
+        steps = affordable_steps(self.epochs, len(lesson.training), each, self.work)
+        start, leaving = trainable(gm), _leaving(gm, kept)
+
+        def penalise(weights: Tensors, done: float) -> None:
+            shrinking = ((1 - done) / (1 - done + 1 / steps)) ** 2
+            for name, mask in leaving.items():
+                if name in weights:
+                    weights[name].mul_(1 - (1 - shrinking) * mask)
+
+        descent = Descent(steps, self.rate, self.seed, "squeeze", self.checkpoint, self.progress)
+        last, *_ = descent.run(lesson, start, penalise)
+        return {name: tensor.to(start[name].dtype) for name, tensor in last.items()}
+
+
+def _leaving(gm: fx.GraphModule, kept: Kept) -> Tensors:
+    """1 at the elements of each matrix or kernel that leave, 0 elsewhere; without those that stay whole."""
+    masks = {}
+    for name, parameter in gm.named_parameters():
+        stays = kept.stays(kept.coupling.param_fields.get(name, ()), parameter.ndim)
+        if parameter.ndim > 1 and parameter.is_floating_point() and not bool(stays.all()):
+            masks[name] = (~stays).to(parameter)
+    return masks
+
+
+def _removed(gm: fx.GraphModule, weights: Tensors, plan: Plan) -> fx.GraphModule:
+    """What is left when the channels go now, with these weights."""
+    twin = clone(gm)
+    for name, tensor in weights.items():
+        replace_tensor(twin, name, tensor)
+    return shrink(twin, plan)

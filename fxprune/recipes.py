@@ -1,0 +1,176 @@
+"""Recipes: named pipelines, each a visible tuple of passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch.fx.passes.infra.pass_base import PassBase
+
+from fxprune.checkpoint import Checkpoint
+from fxprune.errors import PlanError
+from fxprune.passes.choose import Choose
+from fxprune.passes.compare import Compare
+from fxprune.passes.fuse import Fuse
+from fxprune.passes.lift import Lift
+from fxprune.passes.pin_sizes import PinSizes
+from fxprune.passes.recalibrate import Recalibrate
+from fxprune.passes.reconstruct import Reconstruct
+from fxprune.passes.refine import Refine
+from fxprune.passes.shrink import Shrink
+from fxprune.passes.squeeze import Squeeze
+from fxprune.passes.synthesise import Synthesise
+from fxprune.passes.tidy import Tidy
+from fxprune.passes.verify import Verify
+from fxprune.progress import Progress, silent
+from fxprune.types import Budget
+
+Passes = tuple[PassBase, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user may say about a run; see `fxprune.prune`."""
+
+    budget: Budget
+    calibration: Any = field(default=None, repr=False)
+    verify: bool = True
+    seed: int = 0
+    importance: str | None = None
+    allocation: str | None = None
+    multiple_of: int = 1
+    freeze: Iterable[str] = ()
+    max_ratio: float | None = None
+    heads: bool = False
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    progress: Progress = field(default=silent, repr=False)
+
+    def choose(self, importance: str, allocation: str, calibration: Any) -> Choose:
+        """Which units stay; `importance` and `allocation` where the user names none."""
+        return Choose(
+            self.budget,
+            calibration,
+            self.importance or importance,
+            self.allocation or allocation,
+            self.multiple_of,
+            self.freeze,
+            self.max_ratio,
+            self.seed,
+            self.heads,
+            self.checkpoint,
+            self.progress,
+        )
+
+    def squeeze(self, epochs: float, work: float) -> Squeeze:
+        """The first phase."""
+        heard = partial(self.progress, "squeeze")
+        return Squeeze(epochs, work, seed=self.seed, checkpoint=self.checkpoint, progress=heard)
+
+    def shrink(self) -> Passes:
+        """The rewrite, and its proof."""
+        return (Shrink(), Verify(self.seed)) if self.verify else (Shrink(),)
+
+    def reconstruct(self) -> Passes:
+        """The closed form of the second phase, and where it goes."""
+        heard = partial(self.progress, "reconstruct")
+        return (Reconstruct(seed=self.seed, checkpoint=self.checkpoint, progress=heard), Fuse())
+
+    def refine(self, epochs: float, work: float) -> Refine:
+        """The polish of the second phase."""
+        heard = partial(self.progress, "refine")
+        return Refine(epochs, work, seed=self.seed, checkpoint=self.checkpoint, progress=heard)
+
+
+RECIPES: dict[str, Callable[[Settings], Passes]] = {}
+
+
+def recipe(function: Callable[[Settings], Passes]) -> Callable[[Settings], Passes]:
+    """Register a recipe under the name of its function."""
+    RECIPES[function.__name__] = function
+    return function
+
+
+def passes_of(name: str, settings: Settings) -> Passes:
+    """The passes of a recipe, in order. Raises PlanError where it is not known."""
+    if name not in RECIPES:
+        raise PlanError(f"recipe {name!r} is not known; there are: {', '.join(RECIPES)}")
+    return RECIPES[name](settings)
+
+
+@recipe
+def fast(use: Settings) -> Passes:
+    """Closed form only: seconds."""
+    return (
+        use.choose("second_order", "dynamic", use.calibration),
+        PinSizes(use.heads),
+        *use.shrink(),
+        *use.reconstruct(),
+        Recalibrate(),
+        Compare(),
+        Tidy(),
+        Lift(),
+    )
+
+
+@recipe
+def psp(use: Settings) -> Passes:
+    """Two-phase reconstruction: minutes."""
+    return (
+        use.choose("second_order", "dynamic", use.calibration),
+        PinSizes(use.heads),
+        use.squeeze(epochs=5, work=4e12),
+        *use.shrink(),
+        *use.reconstruct(),
+        Recalibrate(),
+        use.refine(epochs=60, work=2e13),
+        Compare(),
+        Tidy(),
+        Lift(),
+    )
+
+
+@recipe
+def best(use: Settings) -> Passes:
+    """As psp, with several times the work."""
+    return (
+        use.choose("second_order", "dynamic", use.calibration),
+        PinSizes(use.heads),
+        use.squeeze(epochs=20, work=1.6e13),
+        *use.shrink(),
+        *use.reconstruct(),
+        Recalibrate(),
+        use.refine(epochs=240, work=8e13),
+        Compare(),
+        Tidy(),
+        Lift(),
+    )
+
+
+@recipe
+def datafree(use: Settings) -> Passes:
+    """As fast, with a short polish, on images that are made from the network's own BatchNorm statistics: no data."""
+    return (
+        Synthesise(seed=use.seed, progress=use.progress),
+        use.choose("second_order", "dynamic", None),
+        PinSizes(use.heads),
+        *use.shrink(),
+        *use.reconstruct(),
+        use.refine(epochs=10, work=1e13),
+        Compare(),
+        Tidy(),
+        Lift(),
+    )
+
+
+@recipe
+def magnitude(use: Settings) -> Passes:
+    """By the weights alone, one ratio for all groups, nothing corrected: a baseline."""
+    return (
+        use.choose("magnitude", "uniform", use.calibration if use.importance else None),
+        PinSizes(use.heads),
+        *use.shrink(),
+        Tidy(),
+        Lift(),
+    )

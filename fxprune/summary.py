@@ -1,0 +1,90 @@
+"""What a finished run has to report: before and after, and what a user must know."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import fx, nn
+
+from fxprune.calibrate.images import Calibration
+from fxprune.capture import capture_info
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, STAGES, state
+from fxprune.passes.compare import ERRORS
+from fxprune.passes.verify import VERIFICATION
+from fxprune.report import GroupChange, LayerError, Report, StageError
+from fxprune.types import Budget, Coupling, Plan
+
+_RANDOM_DEPTH = ("StochasticDepth", "DropPath")  # modules that leave no trace in a graph captured in evaluation
+FEW = 64  # images, below which least squares and gradients have little to go by
+LARGE = 0.25  # share of the variance of the outputs that is lost, above which answers change often
+
+
+def summary(
+    model: object, gm: fx.GraphModule, budget: Budget, recipe: str, seed: int, seconds: Mapping[str, float]
+) -> Report:
+    """The report of the run that ended in `gm`."""
+    found = state(gm)
+    coupling: Coupling = found[COUPLING]
+    plan: Plan = found[PLAN]
+    dense = found[COST].evaluate()
+    kept = {name: len(units) for name, units in plan.kept.items()}
+    return Report(
+        before=dense,
+        after=found[COST].evaluate(kept),
+        budget=budget.absolute(dense),
+        max_error=budget.max_error,
+        groups=tuple(
+            GroupChange(group.name, group.width, kept.get(group.name, group.width), tuple(map(str, group.axes)))
+            for group in coupling.groups
+        ),
+        held={str(axis): reason for axis, reason in coupling.held.items()},
+        layers=tuple(LayerError(*error) for error in found.get(ERRORS, ())),
+        stages=tuple(StageError(*error) for error in found.get(STAGES, ())),
+        verification=found.get(VERIFICATION),
+        notes=_notes(model, gm, coupling),
+        weak=tuple(_weaknesses(gm, budget)),
+        seconds=seconds,
+        recipe=recipe,
+        seed=seed,
+    )
+
+
+def _weaknesses(gm: fx.GraphModule, budget: Budget) -> Iterator[str]:
+    """Why the result may be worse than it could be."""
+    calibration: Calibration | None = state(gm).get(CALIBRATION)
+    if calibration is not None:
+        images = calibration.count if calibration.distinct is None else calibration.distinct
+        if images < FEW:
+            yield f"only {images} different calibration images: give a few hundred for a better result"
+        if not calibration.teaches:
+            yield "nothing was corrected: what fits so few images may be wrong for all others"
+        elif not calibration.held_out:
+            yield "no calibration image could be held out, so that nothing judges the corrections: give more images"
+    stages = state(gm).get(STAGES, ())
+    if not stages:
+        return
+    error = stages[-1][2]
+    if error > LARGE:
+        yield f"{error:.0%} of the variance of the network's outputs is lost on held-out images: allow a larger budget"
+    if budget.max_error is not None and error > budget.max_error:
+        yield f"the held-out error is {error:.4f}, above max_error={budget.max_error}: another recipe may reach it"
+
+
+def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, ...]:
+    """What a user must know of the result."""
+    notes = [*capture_info(gm).notes, *state(gm).get("training_notes", ())]
+    if coupling.changes_statistics:
+        names = ", ".join(coupling.changes_statistics[:3])
+        more = f" and {len(coupling.changes_statistics) - 3} more" if len(coupling.changes_statistics) > 3 else ""
+        notes.append(f"normalisations take their statistics over the kept channels alone: {names}{more}")
+    if isinstance(model, nn.Module):
+        lost = [name for name, module in model.named_modules() if type(module).__name__ in _RANDOM_DEPTH]
+        attention = [m for m in model.modules() if isinstance(m, nn.MultiheadAttention) and m.dropout]
+        if attention:
+            notes.append(f"the dropout of {len(attention)} attention modules is not applied in training")
+        if lost:
+            notes.append(
+                f"{len(lost)} modules of stochastic depth do nothing in evaluation and are not in the result: "
+                "plan.apply(model) keeps them"
+            )
+    return tuple(notes)

@@ -1,0 +1,16 @@
+"""Progress: listeners with and without room for the error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fxprune.progress import heard_by, silent
+
+
+def test_listeners_of_three_and_of_four_arguments_are_heard() -> None:
+    told: list[Any] = []
+    heard_by(lambda stage, done, total: told.append((stage, done, total)))("refine", 1, 2, 0.5)
+    heard_by(lambda stage, done, total, error: told.append((stage, done, total, error)))("refine", 1, 2, 0.5)
+    heard_by(lambda *arguments: told.append(arguments))("refine", 1, 2, 0.5)
+    assert told == [("refine", 1, 2), ("refine", 1, 2, 0.5), ("refine", 1, 2, 0.5)]
+    assert heard_by(None) is silent
