@@ -19,6 +19,7 @@ from fxprune.cli.models import Network, resolve
 from fxprune.cli.options import Numbers, Sizes
 from fxprune.cli.preprocessing import Preprocessing
 from fxprune.cli.samples import Batches
+from fxprune.codegen import refuse_foreign
 from fxprune.errors import OutputError
 
 RECIPES = (
@@ -56,6 +57,7 @@ RECIPES = (
 @click.option("--seed", type=int, default=0, help="Makes a run reproducible.")
 @click.option("--no-verify", is_flag=True, help="Skip the comparison of the shrunk network with the oracle.")
 @click.option("--resume", is_flag=True, help="Go on from the state in OUT.partial that an interrupted run left.")
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report there as a web page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
     """Prune the network SPEC to a budget and write the smaller one.
@@ -74,6 +76,8 @@ def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
     try:
         result = _pruned(network, budget, partial, options)
         result.save(out)
+        if options["html"] is not None:
+            _write_page(options["html"], result.report.to_html())
     except KeyboardInterrupt:
         if not holds_state(partial):
             raise
@@ -120,13 +124,25 @@ def _prepare(partial: Path, resume: bool) -> None:
         note(f"there is no state in {partial}: starting afresh")
 
 
+def _write_page(path: Path, text: str) -> None:
+    """Wholly or not at all. Raises OutputError where it cannot be written."""
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def check_writable(out: Path) -> None:
-    """Raises OutputError where a folder at `out` cannot be made or written, before any work is spent."""
+    """Raises OutputError where a folder at `out` cannot be made, written or replaced, before any work is spent."""
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise OutputError(f"{out} cannot be written: {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"{out} cannot be written: no permission in {existing}")
+    refuse_foreign(out)
 
 
 def _calibration(network: Network, options: Mapping[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -28,7 +28,7 @@ def save(gm: fx.GraphModule, directory: str | os.PathLike[str], files: Mapping[s
     """
     target = Path(directory).resolve()
     texts = {"model.py": module_source(gm), **files}
-    _refuse_foreign(target, {*texts, *_OWN_FILES})
+    refuse_foreign(target, texts)
     # clones: tied parameters share their memory, which safetensors refuses
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in gm.state_dict().items()}
     constants = large_constants(gm)
@@ -48,8 +48,11 @@ def save(gm: fx.GraphModule, directory: str | os.PathLike[str], files: Mapping[s
     return target
 
 
-def _refuse_foreign(target: Path, names: set[str]) -> None:
-    """An existing target must be empty, or hold an earlier result and nothing beside it."""
+def refuse_foreign(target: Path, names: Iterable[str] = ()) -> None:
+    """An existing target must be empty, or hold an earlier result and nothing beside it.
+
+    names: of files, besides those of every result, that will be written.
+    """
     if not target.exists():
         return
     if not target.is_dir():
@@ -60,7 +63,9 @@ def _refuse_foreign(target: Path, names: set[str]) -> None:
         raise OutputError(f"cannot read {target}: {error.strerror or error}") from error
     if there and not there >= _OWN_FILES:
         raise OutputError(f"{target} holds {sorted(there)[0]} and no earlier result: give a new or an empty directory")
-    if foreign := sorted(name for name in there - names - {CONSTANTS} if not name.startswith(("plan.", "report."))):
+    if foreign := sorted(
+        name for name in there - _OWN_FILES - {*names, CONSTANTS} if not name.startswith(("plan.", "report."))
+    ):
         raise OutputError(f"{target} holds {foreign[0]}, which fxprune did not write: give a new directory")
 
 

@@ -99,6 +99,21 @@ def test_options_reach_the_library(networks: Path, tmp_path: Path) -> None:
     assert report["verification"] is None
 
 
+def test_the_report_as_a_web_page(networks: Path, tmp_path: Path) -> None:
+    arguments = ("--calibration", f"{networks}:tensor", "--flops", 0.7, "--out", tmp_path / "out", "--recipe", "fast")
+    page = tmp_path / "report.html"
+    assert prune(f"{networks}:tiny", *arguments, "--html", page).exit_code == 0
+    assert "<svg" in page.read_text() and "features.0.weight" in page.read_text()
+    failed = prune(f"{networks}:tiny", *arguments, "--html", tmp_path / "nowhere" / "report.html")
+    assert failed.exit_code == 1 and "cannot write" in failed.stderr
+
+
+def test_a_folder_with_other_files_is_refused_before_the_work(networks: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = prune(f"{networks}:tiny", "--calibration", f"{networks}:nowhere", "--flops", 0.7, "--out", tmp_path)
+    assert result.exit_code == 1 and "holds thesis.txt and no earlier result" in result.stderr
+
+
 def test_random_weights_are_mentioned(networks: Path, tmp_path: Path) -> None:
     result = prune(
         "torchvision:squeezenet1_1",
