@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ from fxprune.errors import CaptureError, describe
 
 Shape = tuple[int, ...]
 _REQUIRED = object()
+
+
+def attribute(gm: object, name: str) -> Any:
+    """The attribute of a module by its dotted name."""
+    return operator.attrgetter(name)(gm)
 
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:

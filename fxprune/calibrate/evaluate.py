@@ -10,14 +10,14 @@ from torch import Tensor, fx
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
-from fxprune.coupling import propagate
+from fxprune import calls
 
 Values = dict[str, Any]
 
 
 def attribute(gm: fx.GraphModule, name: str) -> Tensor:
     """The tensor of a graph under its dotted name, detached."""
-    value = propagate.attribute(gm, name)
+    value = calls.attribute(gm, name)
     assert isinstance(value, Tensor)
     return value.detach()
 

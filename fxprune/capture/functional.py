@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
-from fxprune.calls import source_of
+from fxprune.calls import attribute, source_of
 from fxprune.capture.views import call, replayed, scattered, viewed
 from fxprune.errors import CaptureError, describe
 
@@ -86,16 +84,12 @@ class _Memory:
         if written != [formals[0]]:
             raise CaptureError(f"the forward writes into an argument of {describe(node)}: use its plain form")
         root = self._root(source_of(node))
-        if root.op == "get_attr" and isinstance(self._tensor(root), nn.Parameter):
+        if root.op == "get_attr" and isinstance(attribute(self.gm, str(root.target)), nn.Parameter):
             raise CaptureError(
                 f"the forward writes into the parameter `{root.target}` in {describe(node)}: change parameters outside "
                 "the forward, or compute a new tensor from them"
             )
         return source_of(node)
-
-    def _tensor(self, node: fx.Node) -> Any:
-        path, _, leaf = str(node.target).rpartition(".")
-        return getattr(self.gm.get_submodule(path), leaf)
 
     def _write(self, node: fx.Node) -> None:
         """Make the call a plain one, and note what the memory that it wrote holds now."""

@@ -7,6 +7,7 @@ import operator
 import torch
 from torch import Tensor, fx
 
+from fxprune.calls import attribute
 from fxprune.errors import CaptureError, describe
 
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
@@ -24,10 +25,7 @@ def inline_contexts(gm: fx.GraphModule) -> None:
         if node.target in _LEADING and _changes_nothing(node):
             _inline(gm, node)
     for node in [node for node in gm.graph.nodes if node.op == "get_attr"]:
-        owner: object = gm
-        for atom in str(node.target).split("."):
-            owner = getattr(owner, atom)
-        if not isinstance(owner, fx.GraphModule):
+        if not isinstance(attribute(gm, str(node.target)), fx.GraphModule):
             continue
         if node.users:
             calls = ", ".join(describe(user) for user in node.users)

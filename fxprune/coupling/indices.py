@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.calls import argument, concrete
+from fxprune.calls import argument, attribute, concrete
 
 aten = torch.ops.aten
 
@@ -47,9 +47,7 @@ def index_roots(gm: fx.GraphModule) -> frozenset[str]:
 def constant(node: fx.Node) -> Tensor | None:
     """The value of a node that depends on no input; None where it depends on one."""
     if node.op == "get_attr":
-        value: Any = node.graph.owning_module
-        for part in str(node.target).split("."):
-            value = getattr(value, part)
+        value = attribute(node.graph.owning_module, str(node.target))
         return value if isinstance(value, Tensor) else None
     if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
         return None

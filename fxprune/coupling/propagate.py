@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.calls import argument, bound_arguments
+from fxprune.calls import argument, attribute, bound_arguments
 from fxprune.coupling import joining, recurrent, reduce, reshape, slicing  # noqa: F401 (their rules register on import)
 from fxprune.coupling.blocks import join_crossings
 from fxprune.coupling.flow import RULES, Conflict, Flow
@@ -209,14 +209,6 @@ def filter_groups(gm: fx.GraphModule) -> Mapping[str, int]:
                 grouped = "conv" in str(node.target) and source is node.args[1]
                 found.setdefault(source.name, set()).add(int(argument(node, "groups")) if grouped else 1)
     return {name: groups.pop() for name, groups in found.items() if len(groups) == 1}
-
-
-def attribute(gm: fx.GraphModule, target: str) -> object:
-    """The attribute of a GraphModule by its dotted name."""
-    value: object = gm
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def held_axes(births: Births, partition: Partition, flow: Flow) -> dict[Axis, str]:
