@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -137,7 +138,8 @@ def prune(
     budget: a share of the original, or absolute numbers; met, never overshot. Or as small as an error allows.
     calibration: a tensor, a DataLoader, or any iterable of tensors, tuples (first item = input) or dicts; unlabelled.
     recipe: the pipeline of passes: "fast" (closed form, seconds), "psp" (two-phase reconstruction, minutes), "best" (as
-        psp, with several times the work), "datafree" (closed form, no images) or "magnitude" (nothing corrected).
+        psp, with several times the work), "datafree" (as fast, on images made from the network itself) or "magnitude"
+        (nothing corrected).
     verify: compare, in float64, the shrunk network with the oracle and the lifted one with its graph.
     importance, allocation: how units are scored and how groups share the budget, by the names in
         `fxprune.importance.IMPORTANCES` and `fxprune.allocate.METHODS`; the recipe's own where None.
@@ -146,7 +148,7 @@ def prune(
     max_ratio: the largest share of any one group that may go; 0.95 where nothing is said.
     heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
     checkpoint: a folder for the state of a long run: when it is interrupted, the same call goes on from there, to the
-        same bits. It is removed at the end.
+        same bits. It is removed at the end. The data must come in the same order again: no shuffling loader.
     progress: called as progress(stage, done, total, error); where it takes but three arguments, without the error.
 
     Raises an FxpruneError that says what to do; see fxprune.errors.
@@ -202,6 +204,7 @@ def _fingerprints(gm: fx.GraphModule, budget: Budget, calibration: Calibration |
     images = () if calibration is None else enumerate(tensor for batch in calibration.batches for tensor in batch)
     return {
         "budget": {**budget.limits, "max_error": budget.max_error},
+        "graph": hashlib.blake2b(gm.code.encode(), digest_size=16).hexdigest(),
         "weights": fingerprint([*gm.named_parameters(), *gm.named_buffers()]),
         "calibration": fingerprint((str(number), tensor) for number, tensor in images),
     }

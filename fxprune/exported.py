@@ -110,6 +110,7 @@ def _with_inputs(
     mode = detect_fake_mode([node.meta.get("val") for node in program.graph.nodes])
     for spec in program.graph_signature.input_specs:
         made = graph.placeholder(spec.arg.name)
+        made.name = spec.arg.name  # placeholder() renames what is a function of Python, such as `input`
         made.meta = dict(old[spec.arg.name].meta)
         known = [next(inputs)] if spec.kind is InputKind.USER_INPUT else reads.get(str(spec.target), [])
         values.update(dict.fromkeys(known, made))

@@ -168,7 +168,7 @@ def datafree(use: Settings) -> Passes:
 def magnitude(use: Settings) -> Passes:
     """By the weights alone, one ratio for all groups, nothing corrected: a baseline."""
     return (
-        use.choose("magnitude", "uniform", use.calibration if use.importance else None),
+        use.choose("magnitude", "uniform", use.calibration if use.importance or use.budget.max_error else None),
         PinSizes(use.heads),
         *use.shrink(),
         Tidy(),

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
+from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
 from fxprune.capture import capture_info
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, STAGES, state
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, STAGES, state, teacher
 from fxprune.passes.compare import ERRORS
+from fxprune.passes.synthesise import SYNTHESISED
 from fxprune.passes.verify import VERIFICATION
 from fxprune.report import GroupChange, LayerError, Report, StageError
 from fxprune.types import Budget, Coupling, Plan
@@ -53,6 +55,10 @@ def _weaknesses(gm: fx.GraphModule, budget: Budget) -> Iterator[str]:
     """Why the result may be worse than it could be."""
     calibration: Calibration | None = state(gm).get(CALIBRATION)
     if calibration is not None:
+        if SYNTHESISED in state(gm):
+            yield "errors are those on images made from the network itself: real ones, even a hundred, correct better"
+            if not any(node.target is BATCH_NORM for node in teacher(gm).graph.nodes):
+                yield "without BatchNorm such images are mere noise: little can be learned from them"
         images = calibration.count if calibration.distinct is None else calibration.distinct
         if images < FEW:
             yield f"only {images} different calibration images: give a few hundred for a better result"

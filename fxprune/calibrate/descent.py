@@ -48,8 +48,8 @@ class Descent:
         after_step: called with the weights and the share of the steps that are done; may change them in place.
         """
         weights = {name: widened(tensor.detach()).clone().requires_grad_() for name, tensor in start.items()}
-        if not weights:
-            return {}, {}, lesson.judge({}), lesson.judge({})
+        if not weights or lesson.says_nothing:
+            return dict(start), {}, 0.0, 0.0
         optimizer = torch.optim.Adam([{"params": [w], "size": self._step_size(w)} for w in weights.values()])
         generator = torch.Generator().manual_seed(self.seed)
         progress = self._resumed(weights, optimizer, generator) or _Progress(lesson.judge(weights))
@@ -79,8 +79,10 @@ class Descent:
             group["lr"] = group["size"] * _schedule(done, self.steps)
         optimizer.zero_grad()
         with torch.enable_grad():
-            lesson.loss(index, weights, generator).backward()
-        optimizer.step()
+            loss = lesson.loss(index, weights, generator)
+        if loss.requires_grad:
+            loss.backward()
+            optimizer.step()
 
     def _step_size(self, weight: Tensor) -> float:
         size = float(weight.detach().double().square().mean().sqrt())

@@ -95,8 +95,12 @@ def _copied(value: Any) -> Any:
 
 
 def centred(output: Tensor) -> Tensor:
-    """An output as rows, one for each image, less their mean; single numbers less the mean over the images."""
+    """An output as rows, one for each image, less their mean; single numbers less the mean over the images.
+
+    What is not finite, such as masked logits, counts as zero.
+    """
     rows = output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)
+    rows = torch.nan_to_num(rows, 0.0, 0.0, 0.0)
     return rows - rows.mean(int(rows.shape[1] > 1), keepdim=True)
 
 

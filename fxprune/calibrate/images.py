@@ -25,11 +25,13 @@ class Calibration:
     batches: one tensor for each placeholder of the graph, made when asked for.
     held_out: how many of the batches, taken from the end, serve only to judge corrections.
     distinct: how many images differ from one another, None where nobody counted.
+    fixed: whether the network takes batches of this size alone, so that none may be cut.
     """
 
     batches: Sequence[Batch]
     held_out: int = 0
     distinct: int | None = None
+    fixed: bool = False
 
     @property
     def teaches(self) -> bool:
@@ -40,6 +42,10 @@ class Calibration:
     def count(self) -> int:
         """Number of images."""
         return sum(len(batch[0]) for batch in self.batches)
+
+    def cut(self, batch: Batch, size: int) -> Iterator[Batch]:
+        """A batch in pieces of at most `size` images; as it is where the network takes no other size."""
+        yield from [batch] if self.fixed else zip(*(column.split(size) for column in batch), strict=True)
 
     def batch_bytes(self) -> int:
         """Bytes of the first batch, which is as large as any."""
@@ -76,7 +82,8 @@ def calibration_for(
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     batches = _Batches(columns, order.split(size))
     kept_apart = round(held_out * len(batches))
-    return Calibration(batches, kept_apart if len(batches) > 1 else 0, _distinct(batches))
+    fixed = _static_batch(inputs) is not None
+    return Calibration(batches, kept_apart if len(batches) > 1 else 0, _distinct(batches), fixed)
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import contractions
-from fxprune.calibrate.evaluate import Evaluator, centred, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, centred, to_device
 from fxprune.calibrate.homes import batch_norm_after
 from fxprune.calibrate.images import Calibration
 from fxprune.coupling.kept import Kept
+
+FEW = 8  # images
 
 
 def output_error(
@@ -25,19 +27,26 @@ def output_error(
     """The squared error of the floating-point outputs, relative to their variance; infinite where it is not finite.
 
     On the held-out batches; on all of them where none is held out. The variance is that of each image's output about
-    its own mean, so that logits count by how they differ between classes.
+    its own mean, so that logits count by how they differ between classes; where nothing varies, their squares.
 
     offsets: constants added to values of `other`, as in Evaluator.
     """
     first, second = Evaluator(dense), Evaluator(other, offsets)
-    names = outputs_of(dense)
-    error = variance = 0.0
+    names = _floating_outputs(dense)
+    error = variance = energy = 0.0
+    numbers: dict[str, list[Tensor]] = {}  # outputs of one number an image, which vary between images alone
     with torch.no_grad():
         for batch in judging(calibration):
             wanted, found = (each(names, to_device(each.gm, batch)) for each in (first, second))
-            error += sum(squared(found[name], wanted[name]) for name in names)
-            variance += sum(spread(wanted[name]) for name in names)
-    relative = error / max(variance, 1e-30)
+            for name, target in wanted.items():
+                error += squared(found[name], target)
+                energy += squared(torch.zeros_like(target), target)
+                if target.numel() > len(batch[0]):
+                    variance += spread(target)
+                else:
+                    numbers.setdefault(name, []).append(target.reshape(-1, 1))
+    variance += sum(spread(torch.cat(values)) for values in numbers.values())
+    relative = error / (variance or energy or 1.0)
     return relative if math.isfinite(relative) else math.inf
 
 
@@ -46,13 +55,15 @@ def layer_errors(
 ) -> dict[str, float]:
     """The squared error of each contraction's output at the channels that stay, relative to its variance, by weight.
 
-    Behind the BatchNorm that alone reads it, where there is one. Errors of the layers before are in it.
+    Behind the BatchNorm that alone reads it, where there is one. Errors of the layers before are in it. A few
+    images of each batch are looked at, for the outputs of all layers are held at once.
     """
     first, second = Evaluator(dense), Evaluator(other)
     layers = {_behind_norm(second.nodes[item.name]): item.weight for item in contractions(other).values()}
     errors, variances = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
     with torch.no_grad():
-        for batch in judging(calibration):
+        for whole in judging(calibration):
+            batch = whole if calibration.fixed else tuple(column[:FEW] for column in whole)
             wanted, found = (each(layers, to_device(each.gm, batch)) for each in (first, second))
             for name in layers:
                 target = kept.cut(wanted[name], kept.coupling.fields.get(name, ())).double()
@@ -65,10 +76,20 @@ def _behind_norm(node: fx.Node) -> str:
     return (batch_norm_after(node) or node).name
 
 
-def judging(calibration: Calibration) -> list[tuple[Tensor, ...]]:
+def judges(gm: fx.GraphModule) -> bool:
+    """Whether there is a floating-point output to judge by."""
+    return bool(_floating_outputs(gm))
+
+
+def _floating_outputs(gm: fx.GraphModule) -> list[str]:
+    values = {node.name: node.meta.get("val") for node in gm.graph.output_node().all_input_nodes}
+    return [name for name, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def judging(calibration: Calibration) -> Iterator[tuple[Tensor, ...]]:
     """The held-out batches, or all where none is held out."""
     first = len(calibration.batches) - calibration.held_out if calibration.held_out else 0
-    return [calibration.batches[index] for index in range(first, len(calibration.batches))]
+    return (calibration.batches[index] for index in range(first, len(calibration.batches)))
 
 
 def spread(value: Any) -> float:
@@ -79,6 +100,7 @@ def spread(value: Any) -> float:
 
 
 def squared(value: Any, target: Any) -> float:
-    """Squared distance between two outputs; 0 for what is not floating-point."""
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return float((value.double() - target.double()).square().sum()) if floating else 0.0
+    """Squared distance between two outputs, where the target is finite; 0 for what is not floating-point."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return 0.0
+    return float((value.double() - target.double())[target.isfinite()].square().sum())

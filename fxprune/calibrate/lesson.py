@@ -56,8 +56,7 @@ class Lesson:
         self._channels_last = self._runs_in_channels_last()
         self._known: dict[_Part, Tensors] = {}
         self._room = memory
-        targets = self._targets(self._images(self._held_out[0]))
-        self._variance = {name: self._cut(name, target).var().clamp_min(1e-12) for name, target in targets.items()}
+        self._variance = self._variances()
         reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
         self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
 
@@ -80,7 +79,7 @@ class Lesson:
     def _loss(self, batch: Batch, targets: Tensors, weights: Mapping[str, Tensor]) -> Tensor:
         stand_ins = {name: weights[target].to(dtype) for name, target, dtype in self._reads if target in weights}
         values = self._student(targets, {**self._inputs(self._student, batch), **stand_ins})
-        errors = {name: self._error(name, values[name], target) for name, target in targets.items()}
+        errors = {name: self._error(name, values[name], targets[name]) for name in self._variance}
         outputs = [errors[name] for name in self._outputs if name in errors]
         loss: Tensor = _mean(outputs) + self._inside * _mean([errors[name] for name in self._cuts if name in errors])
         return loss
@@ -88,10 +87,21 @@ class Lesson:
     def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
         """The mean squared error at the channels that stay, relative to the variance."""
         if value.shape != target.shape:  # the student has been shrunk
-            return (widened(value) - self._cut(name, target)).square().mean() / self._variance[name]
+            return _squared(value, self._cut(name, target)).mean() / self._variance[name]
         stays = self._kept.stays(self._kept.coupling.fields.get(name, ()), target.ndim).to(target)
-        error = ((widened(value) - target).square() * stays).mean() / stays.mean()
-        return error / self._variance[name]
+        return (_squared(value, target) * stays).mean() / stays.mean() / self._variance[name]
+
+    def _variances(self) -> Tensors:
+        """Of the values that vary, at the channels that stay, on some training images."""
+        targets = self._targets(self._images(self.training[0]))
+        cut = {name: torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0) for name, target in targets.items()}
+        found = {name: value.var() for name, value in cut.items() if value.numel() > 1}
+        return {name: variance.clamp_min(1e-12) for name, variance in found.items() if float(variance) > 0}
+
+    @property
+    def says_nothing(self) -> bool:
+        """Whether there is no value to learn from: all are whole numbers, or constant."""
+        return not self._variance
 
     def _cut(self, name: str, value: Tensor) -> Tensor:
         return self._kept.cut(value, self._kept.coupling.fields.get(name, ()))
@@ -140,6 +150,11 @@ class Lesson:
         return {name: widened(v) for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
+def _squared(value: Tensor, target: Tensor) -> Tensor:
+    """Squared differences, zero where the target is not finite."""
+    return torch.where(target.isfinite(), widened(value) - target, 0.0).square()
+
+
 def widened(tensor: Tensor) -> Tensor:
     """A floating-point tensor with at least the precision of float32, in which errors and small steps survive."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
@@ -156,6 +171,7 @@ class _Part(NamedTuple):
 def _cut_up(calibration: Calibration, size: int) -> Iterator[_Part]:
     for index, batch in enumerate(calibration.batches):
         count = len(batch[0])
+        size = count if calibration.fixed else size
         yield from (_Part(index, start, min(start + size, count)) for start in range(0, count, size))
 
 

@@ -150,7 +150,7 @@ class _Base:
     def __init__(self, gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> None:
         self._evaluator, self._outputs = Evaluator(gm), outputs_of(gm)
         names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder")]
-        self._values = self._evaluator(names, to_device(gm, batch))
+        self._values = self._evaluator([*names, *self._outputs], to_device(gm, batch))
         self.variance = sum(spread(self._values[name]) for name in self._outputs)
 
     def error(self, trial: _Trial) -> float:
@@ -164,7 +164,8 @@ class _Base:
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:
     """The first images in pieces of at most `chunk`."""
     for batch in calibration.batches:
-        yield from zip(*(column[:images].split(chunk) for column in batch), strict=True)
+        some = batch if calibration.fixed else tuple(column[:images] for column in batch)
+        yield from calibration.cut(some, chunk)
         images -= len(batch[0])
         if images <= 0:
             return

@@ -62,7 +62,7 @@ def observe(
     chunk = max(1, memory // max(1, bytes_per_image(gm)))
     seen = 0
     for done, batch in enumerate(calibration.batches):
-        for part in zip(*(tensor.split(chunk) for tensor in batch), strict=True):
+        for part in calibration.cut(batch, chunk):
             values, gradients = _values(evaluator, readers, to_device(gm, part), seen < gradient_images, generator)
             seen += len(part[0])
             for item in readers:
@@ -157,7 +157,7 @@ def _projection(output: Any, generator: torch.Generator) -> Tensor:
         return torch.zeros(())
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
     scale = centred(output.detach()).square().sum(1).mean().sqrt().clamp_min(1e-12)
-    return (signs * output).sum() / scale
+    return (signs * output)[output.isfinite()].sum() / scale
 
 
 def sample(total: int, rows: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.capture import META
-from fxprune.errors import RewriteError, describe
+from fxprune.errors import CalibrationError, RewriteError, describe
 
 # keys of what passes hand on in meta[META]
 DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just before Shrink
@@ -43,6 +43,8 @@ def note_stage(gm: fx.GraphModule, name: str, before: float, after: float) -> No
 def require(gm: fx.GraphModule, reader: str, *keys: str) -> None:
     """Raise RewriteError unless the earlier passes have handed on `keys`."""
     missing = [key for key in keys if key not in state(gm)]
+    if missing == [CALIBRATION]:
+        raise CalibrationError(f"{reader} needs images to correct by: give calibration= a few hundred, unlabelled")
     if missing:
         raise RewriteError(f"{reader} needs {', '.join(missing)} in gm.meta[{META!r}]: run the earlier passes first")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import MAX_RATIO, allocate
+from fxprune.allocate import MAX_RATIO, METHODS, allocate
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
 from fxprune.calibrate.observe import observe, systems_of
@@ -58,6 +58,8 @@ class Choose(PassBase):
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is data where data is needed."""
         capture_info(graph_module)
+        if self.allocation not in METHODS:
+            raise PlanError(f"allocation {self.allocation!r} is not known; there are: {', '.join(METHODS)}")
         seen = self.calibration is not None or CALIBRATION in state(graph_module)
         wanted = "importance" if needs_images(self.importance) else "budget" if self.budget.max_error else ""
         if wanted and not seen:

@@ -16,7 +16,7 @@ from fxprune.calibrate.descent import Report, unheard
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
-from fxprune.calibrate.judge import output_error
+from fxprune.calibrate.judge import judges, output_error
 from fxprune.calibrate.observe import sample
 from fxprune.calibrate.target import Target, target_of
 from fxprune.calibrate.walk import Walk
@@ -87,7 +87,7 @@ class Reconstruct(PassBase):
             solved = {name: attribute(graph_module, name) for name in uncorrected}
             self.checkpoint.save("reconstruct", {"weights": solved, "offsets": dict(offsets)})
         after = output_error(original, graph_module, calibration, offsets)
-        better = after < before
+        better = after < before or not judges(original)
         if better:
             for name, offset in offsets.items():
                 _insert(graph_module, items[name], offset)
@@ -167,7 +167,7 @@ def _best(
     best = min(trials, key=trials.__getitem__)
     if not trials[best] < before:
         return before, None
-    return trials[best], ridge(fit.merged(judge), prior, best, intercept)
+    return trials[best], ridge(fit, prior, best, intercept)
 
 
 def kept_outputs(item: Contraction, coupling: Coupling, plan: Plan) -> Tensor | None:

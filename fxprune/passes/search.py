@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import fx
 
-from fxprune.calibrate.judge import output_error
+from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
 from fxprune.passes.base import CALIBRATION, COST, PLAN, clone, state
 from fxprune.passes.fuse import Fuse
@@ -37,30 +37,50 @@ def smallest_plan(
     Raises BudgetError where the limits on costs leave no such plan.
     """
     assert budget.max_error is not None
+    if not judges(gm):
+        raise BudgetError("max_error= needs an output of floating-point numbers: give flops= or params= instead")
+    found = _Found(budget.max_error)
+    if budget.limits:  # the error that the limits alone cost: where that is too much, nothing smaller helps
+        plan = planned(replace(budget, max_error=None))
+        found.take_note(plan, corrected_error(gm, plan, seed), _flops(gm, plan))
     low, high = -math.inf, math.inf  # logarithms of foretold errors that are known to be small enough, and too large
     guess = math.log(budget.max_error)
-    best: Plan | None = None
-    best_cost = math.inf
-    errors = []
     for trial in range(TRIALS):
-        plan = planned(replace(budget, max_error=math.exp(guess)))
+        try:
+            plan = planned(replace(budget, max_error=math.exp(guess)))
+        except BudgetError:  # within the limits, no error as small is foretold
+            low, guess = guess, _next(guess, 1.0, guess, high)
+            continue
         error = corrected_error(gm, plan, seed)
-        errors.append(error)
         progress(trial + 1, TRIALS, error)
-        cost = _flops(gm, plan)
-        if error <= budget.max_error:
-            low = guess
-            if cost < best_cost:
-                best, best_cost = plan, cost
-        else:
-            high = guess
+        found.take_note(plan, error, _flops(gm, plan))
+        low, high = (guess, high) if error <= budget.max_error else (low, guess)
         guess = _next(guess, math.log(budget.max_error / max(error, 1e-12)), low, high)
-    if best is None:
-        raise BudgetError(
-            f"max_error={budget.max_error} cannot be met: the least error found is {min(errors):.4f}; "
-            "allow more of it, or more FLOPs and parameters"
-        )
-    return best
+    progress(TRIALS, TRIALS, found.least_error)
+    return found.plan()
+
+
+class _Found:
+    """The smallest plan within the error, and how small errors can be."""
+
+    def __init__(self, most: float) -> None:
+        self.most, self.least_error = most, math.inf
+        self._best: tuple[float, Plan] | None = None
+
+    def take_note(self, plan: Plan, error: float, cost: float) -> None:
+        """Remember the plan if it is the best so far."""
+        self.least_error = min(self.least_error, error)
+        if error <= self.most and (self._best is None or cost < self._best[0]):
+            self._best = (cost, plan)
+
+    def plan(self) -> Plan:
+        """The best plan. Raises BudgetError where there is none."""
+        if self._best is None:
+            raise BudgetError(
+                f"max_error={self.most} cannot be met: the least error found is {self.least_error:.4g}; "
+                "allow more of it, or more FLOPs and parameters"
+            )
+        return self._best[1]
 
 
 def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:

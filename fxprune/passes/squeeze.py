@@ -27,8 +27,10 @@ from fxprune.passes.base import (
     require_finite,
     state,
 )
-from fxprune.passes.shrink import shrink
-from fxprune.types import Plan
+from fxprune.passes.fuse import Fuse
+from fxprune.passes.pin_sizes import PinSizes
+from fxprune.passes.reconstruct import Reconstruct
+from fxprune.passes.shrink import Shrink
 
 SQUEEZED = "squeezed"
 
@@ -41,8 +43,8 @@ class Squeeze(PassBase):
     All weights descend on the squared error of the outputs and of the values between blocks at the channels that stay,
     while a penalty on the matrices and kernels of the whole coupled group of each leaving channel, producers' and
     consumers' parts both, grows without limit. Its proximal step scales these parts; they follow (1 - t)^2 as t goes
-    from 0 to 1. What is left of them at the end is zero. Where the result is no better on the held-out images than the
-    weights before, without those parts, these come back.
+    from 0 to 1. What is left of them at the end is zero. The weights before come back unless the result is better
+    than they are, both without those parts, corrected by least squares, and judged on the held-out images.
 
     epochs: most passes over the images. work: floating-point operations after which it stops.
     rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
@@ -75,10 +77,7 @@ class Squeeze(PassBase):
             return PassResult(graph_module, False)
         found[TEACHER], found[SQUEEZED] = clone(graph_module), True
         weights = self._descend(graph_module, Kept.under(found[COUPLING], found[PLAN]))
-        before, after = (
-            output_error(found[TEACHER], _removed(graph_module, each, found[PLAN]), found[CALIBRATION])
-            for each in ({}, weights)
-        )
+        before, after = (self._corrected(graph_module, each) for each in ({}, weights))
         better = after < before
         if better:
             for name, tensor in weights.items():
@@ -89,6 +88,15 @@ class Squeeze(PassBase):
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """Every parameter is finite."""
         require_finite(graph_module, "Squeeze")
+
+    def _corrected(self, gm: fx.GraphModule, weights: Tensors) -> float:
+        """The held-out error when the channels go now, with these weights, and least squares corrects the rest."""
+        twin = clone(gm)
+        for name, tensor in weights.items():
+            replace_tensor(twin, name, tensor)
+        for step in (PinSizes(state(gm)[PLAN].heads), Shrink(), Reconstruct(seed=self.seed), Fuse()):
+            step(twin)
+        return output_error(state(gm)[TEACHER], twin, state(gm)[CALIBRATION])
 
     def _descend(self, gm: fx.GraphModule, kept: Kept) -> Tensors:
         found = state(gm)
@@ -125,11 +133,3 @@ def _leaving(gm: fx.GraphModule, kept: Kept) -> Tensors:
         if parameter.ndim > 1 and parameter.is_floating_point() and not bool(stays.all()):
             masks[name] = (~stays).to(parameter)
     return masks
-
-
-def _removed(gm: fx.GraphModule, weights: Tensors, plan: Plan) -> fx.GraphModule:
-    """What is left when the channels go now, with these weights."""
-    twin = clone(gm)
-    for name, tensor in weights.items():
-        replace_tensor(twin, name, tensor)
-    return shrink(twin, plan)

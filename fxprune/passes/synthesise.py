@@ -14,6 +14,8 @@ from fxprune.capture import capture_info
 from fxprune.passes.base import CALIBRATION, require, state
 from fxprune.progress import Progress, silent
 
+SYNTHESISED = "synthesised"
+
 
 @dataclass(frozen=True, eq=False)
 class Synthesise(PassBase):
@@ -37,7 +39,7 @@ class Synthesise(PassBase):
         if CALIBRATION not in found:
             making = partial(self.progress, "synthesise")
             inputs = synthesised(graph_module, self.images, seed=self.seed, progress=making)
-            found[CALIBRATION] = calibration_for(graph_module, [inputs], seed=self.seed)
+            found[CALIBRATION], found[SYNTHESISED] = calibration_for(graph_module, [inputs], seed=self.seed), True
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:

@@ -1,0 +1,123 @@
+"""Outputs that say little or nothing of the network: single numbers, parameters, whole numbers, masked logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxprune as fp
+from fxprune.errors import BudgetError
+
+BUDGET = fp.Budget(flops=0.6)
+DATA = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Small(nn.Module):
+    """Two convolutions and a head; `finish` makes the outputs."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8, classes)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer("forbidden", torch.tensor([False, True, False, False])[:classes])
+
+    def forward(self, x: Tensor) -> Any:
+        return self.finish(self.head(self.second(self.first(x)).mean((2, 3))))
+
+    def finish(self, logits: Tensor) -> Any:
+        return logits
+
+
+class WithScale(Small):
+    def finish(self, logits: Tensor) -> Any:
+        return logits, self.scale.exp()
+
+
+class WithParameter(Small):
+    def finish(self, logits: Tensor) -> Any:
+        return logits, self.scale
+
+
+class Masked(Small):
+    def finish(self, logits: Tensor) -> Any:
+        return logits.masked_fill(self.get_buffer("forbidden"), float("-inf"))
+
+
+class Answer(Small):
+    def finish(self, logits: Tensor) -> Any:
+        return logits.argmax(1)
+
+
+class FixedBatch(Small):
+    def finish(self, logits: Tensor) -> Any:
+        return logits.view(40, 4)
+
+
+@pytest.mark.parametrize("recipe", ["fast", "psp"])
+@pytest.mark.parametrize("kind", [WithScale, WithParameter, Masked, Answer])
+def test_they_do_not_disturb_the_corrections(kind: type[Small], recipe: str) -> None:
+    model = kind().eval()
+    result = fp.prune(model, DATA[:2], budget=BUDGET, calibration=DATA, recipe=recipe)
+    plain = Small().eval()
+    plain.load_state_dict(model.state_dict())
+    small = Small().eval()
+    twin = result.plan.apply(small)
+    twin.load_state_dict(result.model.state_dict())
+    bare = fp.shrink(fp.capture(plain, DATA[:2]), result.plan)
+    removed, corrected = (float((each(DATA) - plain(DATA)).detach().square().mean()) for each in (bare, twin))
+    assert corrected < 0.5 * removed
+
+
+def test_one_number_an_image_is_judged_by_how_images_differ() -> None:
+    result = fp.prune(Small(1).eval(), DATA[:2], budget=BUDGET, calibration=DATA[:8], recipe="fast")
+    assert all(before < 1e3 for _, before, _ in result.report.stages)
+
+
+def test_an_error_needs_an_output_to_judge_by() -> None:
+    with pytest.raises(BudgetError, match="max_error= needs an output of floating-point numbers"):
+        fp.prune(Answer().eval(), DATA[:2], budget=fp.Budget(max_error=0.1), calibration=DATA)
+
+
+@pytest.mark.parametrize("recipe", ["fast", "psp"])
+def test_a_batch_that_the_network_bakes_in_is_never_cut(recipe: str) -> None:
+    data = torch.randn(240, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    result = fp.prune(FixedBatch().eval(), data[:40], budget=BUDGET, calibration=data, recipe=recipe)
+    assert result.report.stages[-1].after < result.report.stages[0].before
+
+
+def test_the_input_of_a_sequential_program_keeps_its_name() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 4)).eval()
+    program = torch.export.export(model, (DATA[:2],))
+    small = fp.prune_exported(program, budget=BUDGET, calibration=DATA[:2].repeat(8, 1, 1, 1), recipe="magnitude")
+    assert small.module()(DATA[:2]).shape == (2, 4)
+
+
+def test_a_network_within_the_limits_and_the_error_is_found_although_the_curves_foretell_more() -> None:
+    model = Small().eval()
+    error = fp.prune(model, DATA[:2], budget=BUDGET, calibration=DATA, recipe="fast").report.stages[-1].after
+    both = fp.Budget(flops=0.6, max_error=1.05 * error)
+    report = fp.prune(model, DATA[:2], budget=both, calibration=DATA, recipe="fast").report
+    assert report.after["flops"] <= 0.6 * report.before["flops"]
+    assert report.stages[-1].after <= 1.05 * error
+
+
+def test_another_network_does_not_go_on_from_this_state(tmp_path: Any) -> None:
+    class Other(Small):
+        def finish(self, logits: Tensor) -> Any:
+            return logits.tanh()
+
+    def stop(stage: str, done: int, total: int, error: float | None = None) -> None:
+        if stage == "refine":
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"budget": BUDGET, "calibration": DATA, "checkpoint": tmp_path / "state"}
+    with pytest.raises(KeyboardInterrupt):
+        fp.prune(Small().eval(), DATA[:2], progress=stop, **options)
+    with pytest.raises(fp.errors.ResumeError, match="graph"):
+        fp.prune(Other().eval(), DATA[:2], **options)
