@@ -49,7 +49,8 @@ def run(out: Path, progress: Progress = silent) -> Outcome:
     training, test = load()
     model = trained()
     images = training.images[:CALIBRATION]
-    result = fp.prune(model, images[:2], budget=fp.Budget(flops=FLOPS), calibration=images, progress=progress)
+    budget = fp.Budget(flops=FLOPS)
+    result = fp.prune(model, images[:2], budget=budget, calibration=images, recipe="fast", progress=progress)
     shrunk = fp.shrink(fp.capture(model, images[:2]), result.plan)
     result.save(out)
     before, after = latencies(model, result.model, test.images[:BATCH])
