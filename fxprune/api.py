@@ -93,7 +93,12 @@ def pipeline(
     checkpoint: Checkpoint | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> tuple[PassBase, ...]:
-    """The passes of a recipe, in order, for `prune` or any PassManager. For the options see `prune`."""
+    """The passes of a recipe, in order, for `prune` or any PassManager. For the options see `prune`.
+
+    checkpoint: as `Checkpoint.open` gives it; a folder alone does not say which run its state is of.
+    """
+    if not isinstance(checkpoint, Checkpoint | None):
+        raise FxpruneError("checkpoint= of a pipeline must be a fxprune.checkpoint.Checkpoint: use Checkpoint.open")
     settings = Settings(
         budget,
         calibration,

@@ -115,6 +115,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert not state.exists()
 
 
+def test_a_pipeline_takes_a_checkpoint_and_no_folder() -> None:
+    with pytest.raises(fp.errors.FxpruneError, match="use Checkpoint.open"):
+        fp.pipeline("psp", budget=HALF, calibration=DATA, checkpoint="folder")  # type: ignore[arg-type]
+
+
 def test_weak_results_are_announced() -> None:
     few = pruned(recipe="fast", calibration=DATA[:8]).report
     assert "only 8 different calibration images: give a few hundred for a better result" in few.weak
