@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
@@ -27,14 +25,14 @@ from torch.fx.passes.infra.pass_base import PassBase
 import fxprune as fp
 from benchmarks.accuracy_data import ROOT, SETTINGS, build, calibration, flops, judge, library
 from benchmarks.accuracy_ours import passes, run, without
-from benchmarks.accuracy_records import Record, append, in_a_process, load, spread, where, write
+from benchmarks.accuracy_records import Record, add_arguments, load, measure_all, parsed, spread, write
 from benchmarks.accuracy_rows import Task
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.allocate import METHODS
 from fxprune.importance import IMPORTANCES
 from fxprune.passes.choose import Choose
 
-RESULTS, TRIAL = ROOT / "build" / "ablation.jsonl", ROOT / "build" / "ablation-trial.jsonl"
+RESULTS = ROOT / "build" / "ablation.jsonl"
 KEY = ("network", "variant", "share", "seed")
 NETWORKS = ("cifar10_resnet8_mlperf", "cifar10_resnet20", "imagenet_mobilenet_v1_025")
 SHARE = 0.5
@@ -109,22 +107,12 @@ def runs(options: argparse.Namespace) -> Iterator[Run]:
             yield from (one for one in wanted if one not in known)
 
 
-def measure_all(options: argparse.Namespace) -> int:
-    """Append what is asked for to the results; returns how many runs failed."""
-    library()
-    wanted, failed = list(runs(options)), 0
-    shared = ["--device", options.device, *(["--test-limit", options.test_limit] if options.test_limit else [])]
-    for done, one in enumerate(wanted, 1):
-        name = f"[{done}/{len(wanted)}] {one.network} {one.variant} seed {one.seed}"
-        print(name, file=sys.stderr, flush=True)
-        found = in_a_process("benchmarks.ablation", ["--one", *one, *shared])
-        if found is None:
-            failed += 1
-            print(f"{name}: failed", flush=True)
-            continue
-        append(options.results, found | {"where": where(options.device)})
-        print(f"{name}: {found['top1']:.2f} %, KL {found['kl']:.3f}, {found['seconds']:.0f} s", flush=True)
-    return failed
+def _called(one: Run) -> str:
+    return f"{one.network} {one.variant} seed {one.seed}"
+
+
+def _found(record: Record) -> str:
+    return f"{record['top1']:.2f} %, KL {record['kl']:.3f}, {record['seconds']:.0f} s"
 
 
 def table(records: Sequence[Record]) -> Iterator[str]:
@@ -150,20 +138,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN", help=f"of {', '.join(NETWORKS)}")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="draws of calibration images")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--resume", action="store_true", help="leave out what the results have already")
-    parser.add_argument(
-        "--results", type=Path, help=f"by default {RESULTS.relative_to(ROOT)}, or with --test-limit a file beside it"
-    )
-    parser.add_argument("--test-limit", type=int, help="test images, to try it out; nothing can be written then")
-    parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
-    parser.add_argument("--table-only", action="store_true", help="write it of the results, and run nothing")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.test_limit and (options.write or options.table_only):
-        parser.error("what was measured with --test-limit is not written")
-    options.results = options.results or (TRIAL if options.test_limit else RESULTS)
-    return options
+    add_arguments(parser, RESULTS)
+    return parsed(parser, RESULTS)
 
 
 def main() -> None:
@@ -173,7 +149,10 @@ def main() -> None:
         network, variant, share, seed = options.one
         print(json.dumps(measure(Run(network, variant, float(share), int(seed)), options)))
         return
-    failed = 0 if options.table_only else measure_all(options)
+    failed = 0
+    if not options.table_only:
+        library()
+        failed = measure_all("benchmarks.ablation", list(runs(options)), (), options, (_called, _found))
     if options.write or options.table_only:
         write(PAGE, "ablation", "\n".join(table(list(load(options.results, KEY).values()))))
     if failed:

@@ -14,20 +14,18 @@ import argparse
 import fnmatch
 import json
 import resource
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from benchmarks import accuracy_folding, accuracy_ours, accuracy_peers, accuracy_plot, accuracy_retrain, accuracy_table
 from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, flops, judge, library
-from benchmarks.accuracy_records import Record, append, in_a_process, load, where
+from benchmarks.accuracy_records import Record, add_arguments, load, measure_all, parsed
 from benchmarks.accuracy_rows import KEY, PARTS, ROWS, Make, Task
 
-RESULTS, TRIAL = ROOT / "build" / "accuracy.jsonl", ROOT / "build" / "accuracy-trial.jsonl"
+RESULTS = ROOT / "build" / "accuracy.jsonl"
 MAKES: dict[str, Make] = {
     "dense": lambda task: (task.model, {}),
     "tp-l1": accuracy_peers.l1,
@@ -87,27 +85,15 @@ def chosen(patterns: list[str]) -> list[str]:
     return found or list(NETWORKS)
 
 
-def measure_all(options: argparse.Namespace) -> int:
-    """Append what is asked for to the results; returns how many rows failed."""
-    library()
-    wanted, failed = list(runs(options)), 0
-    shared = ["--epochs", options.epochs, "--device", options.device]
-    shared += ["--test-limit", options.test_limit] if options.test_limit else []
-    for done, run in enumerate(wanted, 1):
-        name = f"[{done}/{len(wanted)}] {run.network} {run.row} {run.share:g} seed {run.seed}"
-        print(name, file=sys.stderr, flush=True)
-        found = in_a_process("benchmarks.accuracy", ["--one", *run, *shared])
-        if found is None:
-            failed += 1
-            print(f"{name}: failed", flush=True)
-            continue
-        append(options.results, found | {"where": where(options.device)})
-        print(
-            f"{name}: {found['top1']:.2f} %, agreement {found['agreement']:.2f} %, KL {found['kl']:.3f}, "
-            f"{100 * found['kept']:.1f} % FLOPs, {found['seconds']:.0f} s, {found['bytes'] / 2**30:.1f} GiB",
-            flush=True,
-        )
-    return failed
+def _called(run: Run) -> str:
+    return f"{run.network} {run.row} {run.share:g} seed {run.seed}"
+
+
+def _found(record: Record) -> str:
+    return (
+        f"{record['top1']:.2f} %, agreement {record['agreement']:.2f} %, KL {record['kl']:.3f}, "
+        f"{100 * record['kept']:.1f} % FLOPs, {record['seconds']:.0f} s, {record['bytes'] / 2**30:.1f} GiB"
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -118,20 +104,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shares", nargs="+", type=float, help="of the FLOPs; by default those of the tables")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="draws of calibration images")
     parser.add_argument("--epochs", type=int, default=20, help="of retraining")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--resume", action="store_true", help="leave out what the results have already")
-    parser.add_argument(
-        "--results", type=Path, help=f"by default {RESULTS.relative_to(ROOT)}, or with --test-limit a file beside it"
-    )
-    parser.add_argument("--test-limit", type=int, help="test images, to try it out; nothing can be written then")
-    parser.add_argument("--write", action="store_true", help="write the tables and the plot into docs/ and the README")
-    parser.add_argument("--table-only", action="store_true", help="write them of the results, and run nothing")
-    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.test_limit and (options.write or options.table_only):
-        parser.error("what was measured with --test-limit is not written")
-    options.results = options.results or (TRIAL if options.test_limit else RESULTS)
-    return options
+    add_arguments(parser, RESULTS)
+    return parsed(parser, RESULTS)
 
 
 def main() -> None:
@@ -141,7 +115,11 @@ def main() -> None:
         network, row, share, seed = options.one
         print(json.dumps(measure(Run(network, row, float(share), int(seed)), options)))
         return
-    failed = 0 if options.table_only else measure_all(options)
+    failed = 0
+    if not options.table_only:
+        library()
+        told = (_called, _found)
+        failed = measure_all("benchmarks.accuracy", list(runs(options)), ["--epochs", options.epochs], options, told)
     if options.write or options.table_only:
         known = list(load(options.results, KEY).values())
         accuracy_table.write_all(known)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -42,6 +43,59 @@ def in_a_process(module: str, arguments: Iterable[object]) -> Record | None:
         return None
     found: Record = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+def measure_all(
+    module: str,
+    wanted: Sequence[tuple[Any, ...]],
+    shared: Iterable[object],
+    options: argparse.Namespace,
+    told: tuple[Callable[[Any], str], Callable[[Record], str]],
+) -> int:
+    """Run each of `wanted` in a process of its own, append what it finds to the results, and return how many failed.
+
+    shared: arguments of every process. told: how a run is called, and what is printed of what it found.
+    """
+    failed = 0
+    shared = [
+        *shared,
+        "--device",
+        options.device,
+        *(["--test-limit", options.test_limit] if options.test_limit else []),
+    ]
+    for done, run in enumerate(wanted, 1):
+        name = f"[{done}/{len(wanted)}] {told[0](run)}"
+        print(name, file=sys.stderr, flush=True)
+        found = in_a_process(module, ["--one", *run, *shared])
+        if found is None:
+            failed += 1
+            print(f"{name}: failed", flush=True)
+            continue
+        append(options.results, found | {"where": where(options.device)})
+        print(f"{name}: {told[1](found)}", flush=True)
+    return failed
+
+
+def add_arguments(parser: argparse.ArgumentParser, results: Path) -> None:
+    """What every benchmark of accuracy can be told on the command line."""
+    beside = f"by default {results.relative_to(ROOT)}, or with --test-limit a file beside it"
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--resume", action="store_true", help="leave out what the results have already")
+    parser.add_argument("--results", type=Path, help=beside)
+    parser.add_argument("--test-limit", type=int, help="test images, to try it out; nothing can be written then")
+    parser.add_argument("--write", action="store_true", help="write what was measured into the documents")
+    parser.add_argument("--table-only", action="store_true", help="write it of the results, and run nothing")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+
+
+def parsed(parser: argparse.ArgumentParser, results: Path) -> argparse.Namespace:
+    """The arguments, with the file of the results. Exits where a trial would be written."""
+    options = parser.parse_args()
+    if options.test_limit and (options.write or options.table_only):
+        parser.error("what was measured with --test-limit is not written")
+    trial = results.with_name(f"{results.stem}-trial{results.suffix}")
+    options.results = options.results or (trial if options.test_limit else results)
+    return options
 
 
 def where(device: str) -> str:

@@ -35,7 +35,7 @@ def passes() -> Iterator[tuple[str, type[PassBase]]]:
         module = importlib.import_module(f"fxprune.passes.{info.name}")
         for value in vars(module).values():
             own = getattr(value, "__module__", None) == module.__name__
-            if own and inspect.isclass(value) and issubclass(value, PassBase):
+            if own and inspect.isclass(value) and issubclass(value, PassBase) and not inspect.isabstract(value):
                 yield info.name, value
 
 

@@ -100,18 +100,18 @@ def pipeline(
     if not isinstance(checkpoint, Checkpoint | None):
         raise FxpruneError("checkpoint= of a pipeline must be a fxprune.checkpoint.Checkpoint: use Checkpoint.open")
     settings = Settings(
-        budget,
-        calibration,
-        verify,
-        seed,
-        importance,
-        allocation,
-        multiple_of,
-        freeze,
-        max_ratio,
-        heads,
-        checkpoint or Checkpoint(),
-        heard_by(progress),
+        budget=budget,
+        calibration=calibration,
+        verify=verify,
+        seed=seed,
+        importance=importance,
+        allocation=allocation,
+        multiple_of=multiple_of,
+        freeze=freeze,
+        max_ratio=max_ratio,
+        heads=heads,
+        checkpoint=checkpoint or Checkpoint(),
+        progress=heard_by(progress),
     )
     return passes_of(recipe, settings)
 

@@ -50,17 +50,17 @@ class Settings:
     def choose(self, importance: str, allocation: str, calibration: Any) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""
         return Choose(
-            self.budget,
-            calibration,
-            self.importance or importance,
-            self.allocation or allocation,
-            self.multiple_of,
-            self.freeze,
-            self.max_ratio,
-            self.seed,
-            self.heads,
-            self.checkpoint,
-            self.progress,
+            budget=self.budget,
+            calibration=calibration,
+            importance=self.importance or importance,
+            allocation=self.allocation or allocation,
+            multiple_of=self.multiple_of,
+            freeze=self.freeze,
+            max_ratio=self.max_ratio,
+            seed=self.seed,
+            heads=self.heads,
+            checkpoint=self.checkpoint,
+            progress=self.progress,
         )
 
     def squeeze(self, epochs: float, work: float) -> Squeeze:

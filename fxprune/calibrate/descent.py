@@ -40,8 +40,8 @@ class Descent:
 
     def run(
         self, lesson: Lesson, start: Tensors, after_step: Callable[[Tensors, float], None] | None = None
-    ) -> tuple[Tensors, Tensors, float, float]:
-        """The last weights, the ones that did best on the held-out batches, and the loss there before and at best.
+    ) -> tuple[Tensors, Tensors]:
+        """The last weights, and the ones that did best on the held-out batches.
 
         start: weights by name; they are not changed. What comes back is float32 where they are of half precision; the
             best are empty where none beat them.
@@ -49,7 +49,7 @@ class Descent:
         """
         weights = {name: widened(tensor.detach()).clone().requires_grad_() for name, tensor in start.items()}
         if not weights or lesson.says_nothing:
-            return dict(start), {}, 0.0, 0.0
+            return dict(start), {}
         optimizer = torch.optim.Adam([{"params": [w], "size": self._step_size(w)} for w in weights.values()])
         generator = torch.Generator().manual_seed(self.seed)
         progress = self._resumed(weights, optimizer, generator) or _Progress(lesson.judge(weights))
@@ -64,7 +64,7 @@ class Descent:
                     self.report(progress.done, self.steps, progress.best_loss)
             progress.take_note(lesson.judge(weights), weights)
             self._keep(progress, weights, optimizer, generator)
-        return {name: w.detach() for name, w in weights.items()}, progress.best, progress.before, progress.best_loss
+        return {name: w.detach() for name, w in weights.items()}, progress.best
 
     def _step(
         self,
@@ -94,7 +94,7 @@ class Descent:
         self.checkpoint.save(
             self.stage,
             {
-                "progress": [progress.done, progress.before, progress.best_loss],
+                "progress": [progress.done, progress.best_loss],
                 "weights": {name: w.detach() for name, w in weights.items()},
                 "best": progress.best,
                 "optimizer": optimizer.state_dict(),
@@ -113,17 +113,15 @@ class Descent:
                 weights[name].copy_(tensor)
         optimizer.load_state_dict(found["optimizer"])
         generator.set_state(found["generator"])
-        done, before, best_loss = found["progress"]
-        return _Progress(before, best_loss, dict(found["best"]), done)
+        done, best_loss = found["progress"]
+        return _Progress(best_loss, dict(found["best"]), done)
 
 
 class _Progress:
     """How far a descent is, and the best that it has found."""
 
-    def __init__(self, before: float, best_loss: float | None = None, best: Tensors | None = None, done: int = 0):
-        self.before, self.done = before, done
-        self.best_loss = before if best_loss is None else best_loss
-        self.best: Tensors = best or {}
+    def __init__(self, best_loss: float, best: Tensors | None = None, done: int = 0) -> None:
+        self.best_loss, self.best, self.done = best_loss, best or {}, done
 
     def take_note(self, loss: float, weights: Tensors) -> None:
         """Remember the weights if they are the best so far."""

@@ -4,22 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor, fx
+from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.calibrate.evaluate import attribute
-from fxprune.calibrate.judge import output_error
 from fxprune.calibrate.statistics import batch_norm_statistics
-from fxprune.passes.base import (
-    CALIBRATION,
-    DENSE,
-    note_stage,
-    replace_tensor,
-    require,
-    require_finite,
-    state,
-    teacher,
-)
+from fxprune.passes.base import CALIBRATION, DENSE, require, require_finite, state
+from fxprune.passes.learning import put_if_better
 
 RECALIBRATED = "recalibrated"
 
@@ -45,22 +35,9 @@ class Recalibrate(PassBase):
             return PassResult(graph_module, False)
         found[RECALIBRATED] = True
         fresh = batch_norm_statistics(graph_module, found[CALIBRATION])
-        old = {name: attribute(graph_module, name) for name in fresh}
-        before = output_error(teacher(graph_module), graph_module, found[CALIBRATION])
-        _put(graph_module, fresh)
-        after = output_error(teacher(graph_module), graph_module, found[CALIBRATION])
-        better = after < before
-        if not better:
-            _put(graph_module, old)
-        if fresh:
-            note_stage(graph_module, "batch norm", before, min(before, after))
+        better = bool(fresh) and put_if_better(graph_module, "batch norm", fresh)
         return PassResult(graph_module, better)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """Every parameter and statistic is finite."""
         require_finite(graph_module, "Recalibrate")
-
-
-def _put(gm: fx.GraphModule, statistics: dict[str, Tensor]) -> None:
-    for name, value in statistics.items():
-        replace_tensor(gm, name, value.to(attribute(gm, name)))

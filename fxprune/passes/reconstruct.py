@@ -56,8 +56,7 @@ class Reconstruct(PassBase):
     progress: called with (layers done, layers, relative squared error of the layer's output).
 
     The whole is kept only where it lowers the held-out error of the network's outputs; with fewer than four different
-    images nothing is solved. Reads dense (or teacher),
-    coupling, plan and calibration from gm.meta["fxprune"].
+    images nothing is solved. Reads dense (or teacher), coupling, plan and calibration from gm.meta["fxprune"].
     """
 
     rho: tuple[float, ...] = (1e-3, 1e-2, 1e-1)

@@ -10,11 +10,10 @@ from torch import fx
 
 from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
-from fxprune.passes.base import CALIBRATION, COST, PLAN, clone, state
+from fxprune.passes.base import CALIBRATION, COST, state, teacher
 from fxprune.passes.fuse import Fuse
-from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.reconstruct import Reconstruct
-from fxprune.passes.shrink import Shrink
+from fxprune.passes.shrink import shrink
 from fxprune.types import Budget, Plan
 
 TRIALS = 7  # each shrinks and reconstructs a copy
@@ -85,11 +84,10 @@ class _Found:
 
 def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
     """The held-out error of the outputs when `plan` is applied to a copy and least squares corrects it."""
-    trial = clone(gm)
-    state(trial)[PLAN] = plan
-    for step in (PinSizes(plan.heads), Shrink(), Reconstruct(seed=seed), Fuse()):
+    trial = shrink(gm, plan)
+    for step in (Reconstruct(seed=seed), Fuse()):
         step(trial)
-    return output_error(gm, trial, state(gm)[CALIBRATION])
+    return output_error(teacher(trial), trial, state(gm)[CALIBRATION])
 
 
 def _next(guess: float, shift: float, low: float, high: float) -> float:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import fx
-from torch.fx.passes.infra.pass_base import PassBase, PassResult
+from torch.fx.passes.infra.pass_base import PassResult
 
-from fxprune.calibrate.descent import Descent, Report, affordable_steps, trainable, unheard
-from fxprune.calibrate.images import Calibration
-from fxprune.calibrate.judge import output_error
-from fxprune.calibrate.lesson import Lesson, Tensors
-from fxprune.checkpoint import Checkpoint
+from fxprune.calibrate.descent import trainable
+from fxprune.calibrate.lesson import Tensors
 from fxprune.coupling.kept import Kept
 from fxprune.passes.base import (
     CALIBRATION,
-    COST,
     COUPLING,
     DENSE,
     PLAN,
@@ -24,19 +20,16 @@ from fxprune.passes.base import (
     note_stage,
     replace_tensor,
     require,
-    require_finite,
     state,
 )
-from fxprune.passes.fuse import Fuse
-from fxprune.passes.pin_sizes import PinSizes
-from fxprune.passes.reconstruct import Reconstruct
-from fxprune.passes.shrink import Shrink
+from fxprune.passes.learning import Learning
+from fxprune.passes.search import corrected_error
 
 SQUEEZED = "squeezed"
 
 
 @dataclass(frozen=True, eq=False)
-class Squeeze(PassBase):
+class Squeeze(Learning):
     """Before: a graph with a plan, not yet shrunk. After: the same graph with weights that do without the channels
     that are about to go, so that removing them changes little: the first of the two phases of PSP.
 
@@ -57,13 +50,6 @@ class Squeeze(PassBase):
     epochs: float = 5
     work: float = 4e12
     rate: float = 0.04
-    inside: float = 5.0
-    batch_size: int = 32
-    augment: bool = True
-    seed: int = 0
-    memory: int = 2 << 30
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    progress: Report = field(default=unheard, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """What Choose hands on must be there."""
@@ -72,11 +58,10 @@ class Squeeze(PassBase):
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Descend under the growing penalty; a second run changes nothing, nor one on a graph that is shrunk."""
         found = state(graph_module)
-        calibration: Calibration = found[CALIBRATION]
-        if SQUEEZED in found or DENSE in found or not calibration.held_out or not calibration.teaches:
+        if SQUEEZED in found or DENSE in found or not self._can_learn(graph_module):
             return PassResult(graph_module, False)
         found[TEACHER], found[SQUEEZED] = clone(graph_module), True
-        weights = self._descend(graph_module, Kept.under(found[COUPLING], found[PLAN]))
+        weights = self._descend(graph_module)
         before, after = (self._corrected(graph_module, each) for each in ({}, weights))
         better = after < before
         if better:
@@ -85,43 +70,25 @@ class Squeeze(PassBase):
         note_stage(graph_module, "squeeze", before, min(before, after))
         return PassResult(graph_module, better)
 
-    def ensures(self, graph_module: fx.GraphModule) -> None:
-        """Every parameter is finite."""
-        require_finite(graph_module, "Squeeze")
-
     def _corrected(self, gm: fx.GraphModule, weights: Tensors) -> float:
         """The held-out error when the channels go now, with these weights, and least squares corrects the rest."""
         twin = clone(gm)
         for name, tensor in weights.items():
             replace_tensor(twin, name, tensor)
-        for step in (PinSizes(state(gm)[PLAN].heads), Shrink(), Reconstruct(seed=self.seed), Fuse()):
-            step(twin)
-        return output_error(state(gm)[TEACHER], twin, state(gm)[CALIBRATION])
+        return corrected_error(twin, state(gm)[PLAN], self.seed)
 
-    def _descend(self, gm: fx.GraphModule, kept: Kept) -> Tensors:
-        found = state(gm)
-        lesson = Lesson(
-            gm,
-            found[TEACHER],
-            kept,
-            found[CALIBRATION],
-            inside=self.inside,
-            batch_size=self.batch_size,
-            augment=self.augment,
-            memory=self.memory,
-        )
-        each = 4 * found[COST].evaluate()["flops"] * self.batch_size if COST in found else 0
-        steps = affordable_steps(self.epochs, len(lesson.training), each, self.work)
-        start, leaving = trainable(gm), _leaving(gm, kept)
+    def _descend(self, gm: fx.GraphModule) -> Tensors:
+        lesson = self._lesson(gm)
+        descent = self._descent(gm, lesson)
+        start, leaving = trainable(gm), _leaving(gm, Kept.under(state(gm)[COUPLING], state(gm)[PLAN]))
 
         def penalise(weights: Tensors, done: float) -> None:
-            shrinking = ((1 - done) / (1 - done + 1 / steps)) ** 2
+            shrinking = ((1 - done) / (1 - done + 1 / descent.steps)) ** 2
             for name, mask in leaving.items():
                 if name in weights:
                     weights[name].mul_(1 - (1 - shrinking) * mask)
 
-        descent = Descent(steps, self.rate, self.seed, "squeeze", self.checkpoint, self.progress)
-        last, *_ = descent.run(lesson, start, penalise)
+        last, _ = descent.run(lesson, start, penalise)
         return {name: tensor.to(start[name].dtype) for name, tensor in last.items()}
 
 

@@ -101,6 +101,19 @@ def networks(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def transformer(tmp_path: Path) -> str:
+    """The SPEC of a vision transformer of one layer and four heads, for images of 16 pixels."""
+    source = tmp_path / "nets.py"
+    source.write_text(
+        "from torch import nn\n"
+        "def vit():\n"
+        "    from torchvision.models import VisionTransformer\n"
+        "    return VisionTransformer(16, 8, 1, 4, 16, 32, num_classes=3)\n"
+    )
+    return f"{source}:vit"
+
+
+@pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """A folder of six 12 x 10 images in two subfolders, beside a file that is no image."""
     folder = tmp_path / "pictures"

@@ -46,16 +46,9 @@ def test_code_reads_like_a_forward(networks: Path) -> None:
     assert "torch.ops" not in code
 
 
-def test_whole_heads(tmp_path: Path) -> None:
-    source = tmp_path / "nets.py"
-    source.write_text(
-        "from torch import nn\n"
-        "def vit():\n"
-        "    from torchvision.models import VisionTransformer\n"
-        "    return VisionTransformer(16, 8, 1, 4, 16, 32, num_classes=3)\n"
-    )
-    dimensions = inspect(f"{source}:vit", "--input-size", "3,16,16").stdout
-    whole = inspect(f"{source}:vit", "--input-size", "3,16,16", "--heads").stdout
+def test_whole_heads(transformer: str) -> None:
+    dimensions = inspect(transformer, "--input-size", "3,16,16").stdout
+    whole = inspect(transformer, "--input-size", "3,16,16", "--heads").stdout
     assert ".in_proj_weight: 32 units in 8 blocks\n" in dimensions
     assert ".in_proj_weight: 4 units\n" in whole
     assert "combined with an axis that cannot shrink" in whole and "`add` (" not in whole

@@ -212,16 +212,9 @@ def test_ctrl_c_stops_cleanly(networks: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_whole_heads_can_go(tmp_path: Path) -> None:
-    source = tmp_path / "nets.py"
-    source.write_text(
-        "from torch import nn\n"
-        "def vit():\n"
-        "    from torchvision.models import VisionTransformer\n"
-        "    return VisionTransformer(16, 8, 1, 4, 16, 32, num_classes=3)\n"
-    )
+def test_whole_heads_can_go(transformer: str, tmp_path: Path) -> None:
     options = ("--recipe", "magnitude", "--params", 0.5, "--input-size", "3,16,16", "--json", "--heads")
-    report = report_of(prune(f"{source}:vit", *options, "--out", tmp_path / "out"))
+    report = report_of(prune(transformer, *options, "--out", tmp_path / "out"))
     attention = next(group for group in report["groups"] if group["name"].endswith("in_proj_weight"))
     assert attention["before"] == 4 and attention["after"] < 4
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["heads"] is True

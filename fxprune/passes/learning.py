@@ -1,0 +1,97 @@
+"""What the passes that correct share: descent on a lesson, and keeping only what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor, fx
+from torch.fx.passes.infra.pass_base import PassBase
+
+from fxprune.calibrate.descent import Descent, Report, affordable_steps, unheard
+from fxprune.calibrate.evaluate import attribute
+from fxprune.calibrate.images import Calibration
+from fxprune.calibrate.judge import output_error
+from fxprune.calibrate.lesson import Lesson
+from fxprune.checkpoint import Checkpoint
+from fxprune.coupling.kept import Kept
+from fxprune.passes.base import (
+    CALIBRATION,
+    COST,
+    COUPLING,
+    DENSE,
+    PLAN,
+    note_stage,
+    replace_tensor,
+    require_finite,
+    state,
+    teacher,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Learning(PassBase):
+    """A pass by gradient descent on the calibration images; for the fields see Refine."""
+
+    epochs: float
+    work: float
+    rate: float
+    inside: float = 5.0
+    batch_size: int = 32
+    augment: bool = True
+    seed: int = 0
+    memory: int = 2 << 30
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    progress: Report = field(default=unheard, repr=False)
+
+    def ensures(self, graph_module: fx.GraphModule) -> None:
+        """Every parameter is finite."""
+        require_finite(graph_module, type(self).__name__)
+
+    def _can_learn(self, gm: fx.GraphModule) -> bool:
+        """Whether there are images to learn from, and others to judge by."""
+        calibration: Calibration = state(gm)[CALIBRATION]
+        return bool(calibration.held_out) and calibration.teaches
+
+    def _lesson(self, gm: fx.GraphModule) -> Lesson:
+        found = state(gm)
+        return Lesson(
+            gm,
+            teacher(gm),
+            Kept.under(found[COUPLING], found[PLAN]),
+            found[CALIBRATION],
+            inside=self.inside,
+            batch_size=self.batch_size,
+            augment=self.augment,
+            memory=self.memory,
+        )
+
+    def _descent(self, gm: fx.GraphModule, lesson: Lesson) -> Descent:
+        """As many steps as the epochs take, or the work pays for."""
+        stage = type(self).__name__.lower()
+        steps = affordable_steps(self.epochs, len(lesson.training), self._step_cost(gm), self.work)
+        return Descent(steps, self.rate, self.seed, stage, self.checkpoint, self.progress)
+
+    def _step_cost(self, gm: fx.GraphModule) -> float:
+        """Floating-point operations of a step: forward and backward are three times the forward; the teacher's comes on
+        top."""
+        found = state(gm)
+        if COST not in found:
+            return 0
+        shrunk = {name: len(units) for name, units in found[PLAN].kept.items()} if DENSE in found else {}
+        each: float = 3 * found[COST].evaluate(shrunk)["flops"] + found[COST].evaluate()["flops"]
+        return each * self.batch_size
+
+
+def put_if_better(gm: fx.GraphModule, stage: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Put these tensors in place, by name, unless the held-out error of the outputs is no lower with them."""
+    old = {name: attribute(gm, name) for name in tensors}
+    before = output_error(teacher(gm), gm, state(gm)[CALIBRATION])
+    for name, tensor in tensors.items():
+        replace_tensor(gm, name, tensor.to(old[name].dtype))
+    after = output_error(teacher(gm), gm, state(gm)[CALIBRATION])
+    if not after < before:
+        for name, tensor in old.items():
+            replace_tensor(gm, name, tensor)
+    note_stage(gm, stage, before, min(before, after))
+    return after < before
