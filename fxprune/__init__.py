@@ -7,6 +7,7 @@ from fxprune.coupling import analyze
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.exported import prune_exported, shrink
 from fxprune.passes.verify import verify
+from fxprune.precrop import precrop
 from fxprune.report import Report
 from fxprune.types import Axis, Budget, ChannelGroup, Coupling, Field, Plan, Slice, Verification
 
@@ -30,6 +31,7 @@ __all__ = [
     "capture",
     "cost",
     "pipeline",
+    "precrop",
     "prune",
     "prune_exported",
     "shrink",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.base import COUPLING, PLAN, clone, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
-from fxprune.progress import heard_by
+from fxprune.progress import Progress, heard_by
 from fxprune.recipes import Settings, passes_of
 from fxprune.report import Report
 from fxprune.summary import summary
@@ -190,6 +190,19 @@ def prune(
         progress=report_to,
         **options,
     )
+    seconds |= run_passes(gm, passes, verify=verify, progress=report_to)
+    info = capture_info(captured)
+    report = summary(model, gm, budget, recipe, seed, seconds)
+    kept_state.discard()
+    return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
+
+
+def run_passes(gm: fx.GraphModule, passes: Sequence[PassBase], *, verify: bool, progress: Progress) -> dict[str, float]:
+    """Run passes one after another, in place, and give the seconds that each took.
+
+    verify: compare the lifted network with its graph. Errors are raised as they are, where PassManager wraps them.
+    """
+    seconds = {}
     for done, step in enumerate(passes):
         started = time.perf_counter()
         unlifted = clone(gm) if verify and isinstance(step, Lift) else None
@@ -197,11 +210,8 @@ def prune(
         if unlifted is not None:
             confirm(unlifted, gm)
         seconds[type(step).__module__.rpartition(".")[2]] = time.perf_counter() - started
-        report_to("passes", done + 1, len(passes))
-    info = capture_info(captured)
-    report = summary(model, gm, budget, recipe, seed, seconds)
-    kept_state.discard()
-    return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
+        progress("passes", done + 1, len(passes))
+    return seconds
 
 
 def _fingerprints(gm: fx.GraphModule, budget: Budget, calibration: Calibration | None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Cost: FLOPs and parameters as polynomials in the widths of the groups."""
+"""Cost: FLOPs, parameters and activation memory as polynomials in the widths of the groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,8 @@ from torch import fx
 from fxprune.flops import FLOPS, UNCOUNTED, Sizes
 from fxprune.types import Coupling
 
+COUNTED = ("flops", "params")  # what every report shows; memory is counted where it is asked for
+
 
 @dataclass(frozen=True, eq=False)
 class Cost:
@@ -26,6 +28,7 @@ class Cost:
     flops: as torch.utils.flop_counter counts them on the captured graph, at batch 1.
     params: elements of the parameters.
     by_node: the FLOPs of each node that has any.
+    memory: bytes of the inputs and of all that is computed and is no view, at batch 1: what training keeps.
     uncounted: those of them that torch.utils.flop_counter counts as none, so that the formula is ours.
     """
 
@@ -34,34 +37,56 @@ class Cost:
     flops: sympy.Expr
     params: sympy.Expr
     by_node: Mapping[str, sympy.Expr]
+    memory: sympy.Expr = sympy.S.Zero
     uncounted: tuple[str, ...] = ()
 
-    def evaluate(self, widths: Mapping[str, int] | None = None) -> dict[str, int]:
-        """FLOPs and parameters at these widths; a group that is left out keeps everything."""
-        values = {**self.widths, **(widths or {})}
-        flops, params = self._compiled(*(values[name] for name in self.symbols))
-        return {"flops": round(flops), "params": round(params)}
+    def evaluate(self, widths: Mapping[str, int] | None = None, kinds: Sequence[str] = COUNTED) -> dict[str, int]:
+        """The costs of these kinds at these widths; a group that is left out keeps everything."""
+        return {kind: round(count) for kind, count in self.at(widths or {}, kinds).items()}
 
-    def evaluate_many(self, widths: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+    def at(self, widths: Mapping[str, float], kinds: Sequence[str] = COUNTED) -> dict[str, float]:
+        """As `evaluate`, at widths that need not be whole: so are the costs."""
+        known = {**self.widths, **widths}
+        values = [known[name] for name in self.symbols]
+        return {kind: float(self._function(kind)(*values)) for kind in kinds}
+
+    def evaluate_many(
+        self, widths: Mapping[str, NDArray[Any]], kinds: Sequence[str] = COUNTED
+    ) -> dict[str, NDArray[np.int64]]:
         """As `evaluate`, for many networks at once: widths and costs are arrays, broadcast against one another."""
         values = [np.asarray(widths.get(name, self.widths[name]), dtype=np.float64) for name in self.symbols]
         shape = np.broadcast_shapes(*(value.shape for value in values))
-        flops, params = (np.broadcast_to(np.rint(count), shape) for count in self._compiled_for_arrays(*values))
-        return {"flops": flops.astype(np.int64), "params": params.astype(np.int64)}
+        counts = self._function_of_arrays(tuple(kinds))(*values)
+        return {
+            kind: np.broadcast_to(np.rint(count), shape).astype(np.int64)
+            for kind, count in zip(kinds, counts, strict=True)
+        }
+
+    def terms(self, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A cost as a posynomial: the factors [terms] and the exponents of the widths [terms, groups] of its terms."""
+        polynomial = sympy.Poly(getattr(self, kind), *self.symbols.values())
+        exponents, factors = zip(*polynomial.terms(), strict=True)
+        return np.array(factors, dtype=np.float64), np.array(exponents, dtype=np.float64)
+
+    def _function(self, kind: str) -> Callable[..., float]:
+        if kind not in self._functions:
+            self._functions[kind] = sympy.lambdify(list(self.symbols.values()), getattr(self, kind), "math")
+        return self._functions[kind]
+
+    def _function_of_arrays(self, kinds: tuple[str, ...]) -> Callable[..., tuple[Any, ...]]:
+        if kinds not in self._functions_of_arrays:
+            expressions = tuple(getattr(self, kind) for kind in kinds)
+            made = sympy.lambdify(list(self.symbols.values()), expressions, "numpy", cse=True)
+            self._functions_of_arrays[kinds] = made
+        return self._functions_of_arrays[kinds]
 
     @cached_property
-    def _compiled_for_arrays(self) -> Callable[..., tuple[Any, Any]]:
-        made: Callable[..., tuple[Any, Any]] = sympy.lambdify(
-            list(self.symbols.values()), (self.flops, self.params), "numpy", cse=True
-        )
-        return made
+    def _functions(self) -> dict[str, Callable[..., float]]:
+        return {}  # made when they are first asked for: a large network's take a second each
 
     @cached_property
-    def _compiled(self) -> Callable[..., tuple[float, float]]:
-        made: Callable[..., tuple[float, float]] = sympy.lambdify(
-            list(self.symbols.values()), (self.flops, self.params), "math"
-        )
-        return made
+    def _functions_of_arrays(self) -> dict[tuple[str, ...], Callable[..., tuple[Any, ...]]]:
+        return {}
 
 
 def cost(gm: fx.GraphModule, coupling: Coupling) -> Cost:
@@ -84,6 +109,7 @@ def cost(gm: fx.GraphModule, coupling: Coupling) -> Cost:
         widths={group.name: group.width for group in coupling.groups},
         flops=sympy.Add(*by_node.values()),
         params=sympy.Add(*params),
+        memory=_memory(gm, sizes),
         by_node=by_node,
         uncounted=tuple(node.name for node in gm.graph.nodes if node.target in UNCOUNTED),
     )
@@ -94,3 +120,18 @@ def _batch_symbols(gm: fx.GraphModule) -> frozenset[sympy.Symbol]:
     values = [node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"]
     leading: list[Any] = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
     return frozenset(s for size in leading if isinstance(size, torch.SymInt) for s in size.node.expr.free_symbols)
+
+
+def _memory(gm: fx.GraphModule, sizes: Sizes) -> sympy.Expr:
+    """Bytes of the inputs and of the results of all calls that are no views."""
+    total = sympy.Integer(0)
+    for node in gm.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and (node.op == "placeholder" or _makes_memory(node)):
+            total += value.element_size() * sympy.prod(sizes.of(node))
+    return total
+
+
+def _makes_memory(node: fx.Node) -> bool:
+    """Whether a call's result is memory of its own."""
+    return isinstance(node.target, torch._ops.OpOverload) and not node.target.is_view

@@ -35,6 +35,10 @@ class BudgetError(FxpruneError):
     """A budget is out of range, or cannot be reached."""
 
 
+class SolverError(FxpruneError):
+    """No solver found the optimum of a convex program."""
+
+
 class PlanError(FxpruneError):
     """A plan names unknown groups or units, breaks a block, or cannot be applied to a module."""
 

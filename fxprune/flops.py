@@ -36,10 +36,11 @@ class Sizes:
         return self.sizes(node.meta["val"].shape, self.coupling.fields.get(node.name, ()))
 
     def sizes(self, shape: Iterable[Any], fields: Sequence[Field]) -> list[sympy.Expr]:
-        """A shape in which each field makes its axis symbolic."""
-        sizes = [self._number(size) for size in shape]
+        """A shape in which each field makes its axis symbolic, the batch within that axis being 1, too."""
+        whole = list(shape)
+        sizes = [self._number(size) for size in whole]
         for item in fields:
-            sizes[item.axis] = self._along(item)
+            sizes[item.axis] = self._along(item) * sizes[item.axis] / concrete(whole[item.axis])
         return sizes
 
     def _number(self, size: Any) -> sympy.Expr:

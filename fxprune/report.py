@@ -1,4 +1,4 @@
-"""The report: what a prune changed, at what cost, how it was proven. As text, JSON and HTML."""
+"""The report: what was changed in a network, at what cost, how it was proven. As text, JSON and HTML."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fxprune.report_html import page
+from fxprune.report_html import objective_text, page
 from fxprune.types import Verification
 
 WIDTH = 100  # columns of the plain text, so that it is the same on every terminal
@@ -36,6 +36,19 @@ class LayerError(NamedTuple):
     after: float
 
 
+class LayerDensity(NamedTuple):
+    """The weights of a layer in the original, and the shares of them that are left by two choices.
+
+    best: where single weights, not channels, may go; None where no method said so.
+    kept: where channels go; above 1 where the layer grew.
+    """
+
+    layer: str
+    weights: int
+    best: float | None
+    kept: float
+
+
 class StageError(NamedTuple):
     """Squared error of the network's outputs on held-out images, relative to their variance, around a stage."""
 
@@ -48,17 +61,20 @@ class StageError(NamedTuple):
 class Report:
     """What pruning did. `str()` is a table of fixed width.
 
-    before, after: cost of the original and of the result, by the name of the cost ("flops", "params").
+    before, after: cost of the original and of the result, by the name of the cost ("flops", "params", "memory").
     budget: the absolute limits that were set, by the same names.
     groups: every channel group, also those that kept all their units.
     held: each parameter axis that could not shrink, as text, with the reason.
     layers: errors of the layers that were reconstructed.
-    verification: how the result compares with the oracle; None where it was switched off.
+    verification: how the result compares with the oracle; None where it was not compared.
+    unverified: why it was not.
     notes: what a user must know, one sentence each.
     seconds: time by stage, in the order in which the stages ran.
     stages: what each stage did to the held-out error, in the same order.
     max_error: the largest held-out error that was allowed; None where only costs were limited.
     weak: why the result may be worse than it could be, one sentence each.
+    densities: what is left of the weights of each layer, where widths were set before training.
+    objective: sums over the layers of the logs of such densities, and what else is 0 for the original, by name.
     """
 
     before: Mapping[str, int]
@@ -75,6 +91,9 @@ class Report:
     stages: tuple[StageError, ...] = ()
     max_error: float | None = None
     weak: tuple[str, ...] = ()
+    densities: tuple[LayerDensity, ...] = ()
+    objective: Mapping[str, float] = field(default_factory=dict)
+    unverified: str = "verification was switched off"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dicts, numbers and strings."""
@@ -88,6 +107,8 @@ class Report:
                 for name, before in self.before.items()
             },
             "groups": [{**group._asdict(), "axes": list(group.axes)} for group in self.groups],
+            "densities": [density._asdict() for density in self.densities],
+            "objective": dict(self.objective),
             "held": dict(self.held),
             "stages": [stage._asdict() for stage in self.stages],
             "max_error": self.max_error,
@@ -100,6 +121,7 @@ class Report:
                 "method": proof.method,
                 "outputs": list(proof.outputs),
             },
+            "unverified": None if proof else self.unverified,
             "weak": list(self.weak),
             "notes": list(self.notes),
             "seconds": dict(self.seconds),
@@ -126,15 +148,17 @@ class Report:
         yield Text(f"fxprune report: recipe {self.recipe}, seed {self.seed}")
         yield Text()
         yield self._costs()
-        for table in (self._groups(), self._stages(), self._layers()):
+        for table in (self._groups(), self._densities(), self._stages(), self._layers()):
             if table.row_count:
                 yield Text()
                 yield table
         yield Text()
+        if self.objective:
+            yield Text(f"objective (0 is the original): {objective_text(self.objective)}")
         yield from self._held()
         yield from (Text(f"warning: {warning}") for warning in self.weak)
         yield from (Text(f"note: {note}") for note in self.notes)
-        yield Text(str(self.verification) if self.verification else "not verified: verification was switched off")
+        yield Text(str(self.verification) if self.verification else f"not verified: {self.unverified}")
         if self.seconds:
             stages = ", ".join(f"{stage} {time:.1f}" for stage, time in self.seconds.items())
             yield Text(f"{sum(self.seconds.values()):.1f} s: {stages}")
@@ -151,6 +175,12 @@ class Report:
         table = _table("group", "units", "kept", "share", "axes")
         for name, before, after, axes in self.groups:
             table.add_row(Text(name), str(before), str(after), _share(after, before), str(len(axes)))
+        return table
+
+    def _densities(self) -> Table:
+        table = _table("layer density", "weights", "single weights", "channels")
+        for layer, weights, best, kept in self.densities:
+            table.add_row(Text(layer), f"{weights:,}", "" if best is None else f"{best:.3f}", f"{kept:.3f}")
         return table
 
     def _stages(self) -> Table:

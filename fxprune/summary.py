@@ -11,10 +11,13 @@ from fxprune.calibrate.images import Calibration
 from fxprune.capture import capture_info
 from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, STAGES, state, teacher
 from fxprune.passes.compare import ERRORS
+from fxprune.passes.configure import CONFIGURED
+from fxprune.passes.initialise import NOTES
 from fxprune.passes.synthesise import SYNTHESISED
 from fxprune.passes.verify import VERIFICATION
-from fxprune.report import GroupChange, LayerError, Report, StageError
+from fxprune.report import GroupChange, LayerDensity, LayerError, Report, StageError
 from fxprune.types import Budget, Coupling, Plan
+from fxprune.widths import Configured
 
 _RANDOM_DEPTH = ("StochasticDepth", "DropPath")  # modules that leave no trace in a graph captured in evaluation
 FEW = 64  # images, below which least squares and gradients have little to go by
@@ -28,11 +31,12 @@ def summary(
     found = state(gm)
     coupling: Coupling = found[COUPLING]
     plan: Plan = found[PLAN]
-    dense = found[COST].evaluate()
+    configured: Configured | None = found.get(CONFIGURED)
+    dense = found[COST].evaluate(kinds=budget.kinds)
     kept = {name: len(units) for name, units in plan.kept.items()}
     return Report(
         before=dense,
-        after=found[COST].evaluate(kept),
+        after=found[COST].evaluate(kept, budget.kinds),
         budget=budget.absolute(dense),
         max_error=budget.max_error,
         groups=tuple(
@@ -43,11 +47,14 @@ def summary(
         layers=tuple(LayerError(*error) for error in found.get(ERRORS, ())),
         stages=tuple(StageError(*error) for error in found.get(STAGES, ())),
         verification=found.get(VERIFICATION),
-        notes=_notes(model, gm, coupling),
+        notes=(*_notes(model, gm, coupling), *_notes_before_training(gm, seed)),
         weak=tuple(_weaknesses(gm, budget)),
         seconds=seconds,
         recipe=recipe,
         seed=seed,
+        densities=tuple(LayerDensity(name, *item) for name, item in configured.densities.items()) if configured else (),
+        objective=configured.objective if configured else {},
+        unverified="a network that grows has no oracle" if plan.repeats else Report.unverified,
     )
 
 
@@ -94,3 +101,13 @@ def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, 
                 "plan.apply(model) keeps them"
             )
     return tuple(notes)
+
+
+def _notes_before_training(gm: fx.GraphModule, seed: int) -> Iterator[str]:
+    """What a user must know of a network whose widths were set before its training."""
+    configured: Configured | None = state(gm).get(CONFIGURED)
+    if configured is not None:
+        yield from configured.notes
+        if configured.drawn:
+            yield f"which channels of a group stay does not matter before training: they were drawn with seed {seed}"
+        yield from state(gm).get(NOTES, ())

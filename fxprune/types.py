@@ -153,14 +153,18 @@ class Coupling:
         """Groups by name."""
         return {group.name: group for group in self.groups}
 
-    def mask(self, plan: Plan) -> Tensor:
-        """Which ids stay under `plan`: bool, indexed by the ids of the fields; True for id 0."""
-        mask = torch.ones(1 + sum(group.width for group in self.groups), dtype=torch.bool)
+    def counts(self, plan: Plan) -> Tensor:
+        """How often each id is there under `plan`: int64, indexed by the ids of the fields; 1 for id 0."""
+        counts = torch.ones(1 + sum(group.width for group in self.groups), dtype=torch.int64)
         for name, kept in plan.kept.items():
             group = self.by_name[name]
-            mask[group.offset : group.offset + group.width] = False
-            mask[[group.offset + unit for unit in kept]] = True
-        return mask
+            times = torch.bincount(torch.tensor(kept, dtype=torch.int64), minlength=group.width)
+            counts[group.offset : group.offset + group.width] = times
+        return counts
+
+    def mask(self, plan: Plan) -> Tensor:
+        """Which ids stay under `plan`: bool, indexed by the ids of the fields; True for id 0."""
+        return self.counts(plan) > 0
 
     def __str__(self) -> str:
         lines = [f"{len(self.groups)} groups, {len(self.held)} held axes"]
@@ -179,32 +183,43 @@ class Coupling:
 class Plan:
     """Which units of which group stay. A group that is left out keeps everything.
 
-    kept: sorted unit indices by group name.
+    kept: sorted unit indices by group name. Where the plan widens, a unit may be named several times, and is then made
+        that many times.
     inputs: shapes and dtypes of the example inputs that the coupling was found with: `apply` traces a module with them.
     heads: whether the units of attention are whole heads, as in `analyze`.
+    widens: whether units may be named several times, so that groups grow.
     """
 
     kept: Mapping[str, tuple[int, ...]]
     inputs: tuple[tuple[tuple[int, ...], str], ...] = field(default=(), compare=False)
     heads: bool = False
+    widens: bool = False
 
     def __init__(
         self,
         kept: Mapping[str, Iterable[int]],
         inputs: Iterable[tuple[Sequence[int], str]] = (),
         heads: bool = False,
+        widens: bool = False,
     ) -> None:
         if not isinstance(kept, Mapping):
             raise PlanError(f"a plan maps group names to the units that stay; {type(kept).__name__} is no mapping")
         object.__setattr__(self, "kept", {str(name): _units(name, units) for name, units in kept.items()})
         object.__setattr__(self, "inputs", tuple((tuple(shape), dtype) for shape, dtype in inputs))
         object.__setattr__(self, "heads", bool(heads))
+        object.__setattr__(self, "widens", bool(widens))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the plan makes any unit more than once."""
+        return any(len(set(units)) < len(units) for units in self.kept.values())
 
     def to_json(self) -> str:
         """The plan as JSON text; `Plan.from_json` is its inverse."""
         data = {
             "version": 1,
             "heads": self.heads,
+            "widens": self.widens,
             "inputs": [{"shape": list(shape), "dtype": dtype} for shape, dtype in self.inputs],
             "kept": {name: list(units) for name, units in self.kept.items()},
         }
@@ -218,7 +233,7 @@ class Plan:
             if data["version"] != 1:
                 raise PlanError(f"plan version {data['version']!r} is not known; this fxprune reads version 1")
             inputs = [(item["shape"], item["dtype"]) for item in data["inputs"]]
-            return Plan(data["kept"], inputs, data.get("heads", False))
+            return Plan(data["kept"], inputs, data.get("heads", False), data.get("widens", False))
         except PlanError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -253,6 +268,7 @@ class Budget:
 
     flops: as `torch.utils.flop_counter` counts them on the captured graph at batch 1.
     params: elements of `model.parameters()`.
+    memory: bytes of the activations of one input: of all that is computed and is no view.
         Each is a share (0, 1] of the original or an absolute number above 1.
     max_error: the largest squared error of the network's outputs on held-out calibration images, relative to their
         variance: 0.05 is 5 %. The result is as small as possible with at most this error.
@@ -262,11 +278,12 @@ class Budget:
 
     flops: float | None = None
     params: float | None = None
+    memory: float | None = None
     max_error: float | None = None
 
     def __post_init__(self) -> None:
         if not self.limits and self.max_error is None:
-            raise BudgetError("an empty budget: give at least one of flops=, params= and max_error=")
+            raise BudgetError("an empty budget: give at least one of flops=, params=, memory= and max_error=")
         for name, limit in self.limits.items():
             if not _is_positive(limit):
                 raise BudgetError(
@@ -281,7 +298,12 @@ class Budget:
     @property
     def limits(self) -> dict[str, float]:
         """The limits on costs that are set, by the name of the cost."""
-        return {name: limit for name in ("flops", "params") if (limit := getattr(self, name)) is not None}
+        return {name: limit for name in ("flops", "params", "memory") if (limit := getattr(self, name)) is not None}
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The costs that are worth telling: FLOPs, parameters, and what else is limited."""
+        return tuple(dict.fromkeys(("flops", "params", *self.limits)))
 
     def absolute(self, dense: Mapping[str, int]) -> dict[str, float]:
         """The limits on costs as absolute numbers, given the costs of the original."""

@@ -13,14 +13,23 @@ import pytest
 from fxprune.allocate import METHODS
 from fxprune.coupling.flow import RULES
 from fxprune.importance import IMPORTANCES
+from fxprune.widths import METHODS as WIDTHS
 
 DOCS = Path(__file__).parents[1] / "docs"
-REGISTRIES: tuple[dict[Any, Any], ...] = (RULES, IMPORTANCES, METHODS)
+REGISTRIES: tuple[dict[Any, Any], ...] = (RULES, IMPORTANCES, METHODS, WIDTHS)
 EXAMPLE = re.compile(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "page", ["how-coupling-works.md", "theory.md", "adding-an-operator.md", "adding-an-importance.md"]
+    "page",
+    [
+        "how-coupling-works.md",
+        "theory.md",
+        "pruning-at-initialisation.md",
+        "adding-an-operator.md",
+        "adding-an-importance.md",
+        "adding-a-width-method.md",
+    ],
 )
 def test_examples_print_what_is_shown(page: str) -> None:
     known = [dict(registry) for registry in REGISTRIES]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
-from math import inf, nan
-from xml.etree import ElementTree
+from html.parser import HTMLParser
 
 import pytest
 
-from fxprune.report import GroupChange, LayerError, Report, StageError
+from fxprune.report import GroupChange, LayerDensity, LayerError, Report, StageError
 from fxprune.types import Verification
 
 REPORT = Report(
@@ -64,6 +62,40 @@ note: the batch stays static
 verified: max error 3.1e-16 (float64, 3 seeds)
 11.2 s: capture 1.2, reconstruct 10.0"""
 
+BEFORE_TRAINING = Report(
+    before={"params": 1_000, "memory": 4_000},
+    after={"params": 900, "memory": 3_000},
+    budget={"params": 900.5},
+    groups=(
+        GroupChange("stem.weight", 8, 20, ("stem.weight[0]",)),
+        GroupChange("body.weight", 16, 4, ("body.weight[0]",)),
+    ),
+    notes=("they were drawn with seed 0",),
+    recipe="preconfig",
+    densities=(LayerDensity("stem.weight", 216, 1.0, 2.5), LayerDensity("body.weight", 1_152, None, 0.625)),
+    objective={"single weights": -1.23456, "channels": -0.00001},
+    unverified="a network that grows has no oracle",
+)
+
+TEXT_BEFORE_TRAINING = """\
+fxprune report: recipe preconfig, seed 0
+
+cost     before   after     kept   limit
+params    1,000     900   90.0 %     900
+memory    4,000   3,000   75.0 %
+
+group         units   kept     share   axes
+stem.weight       8     20   250.0 %      1
+body.weight      16      4    25.0 %      1
+
+layer density   weights   single weights   channels
+stem.weight         216            1.000      2.500
+body.weight       1,152                       0.625
+
+objective (0 is the original): single weights -1.2346, channels 0.0000
+note: they were drawn with seed 0
+not verified: a network that grows has no oracle"""
+
 BARE = """\
 fxprune report: recipe fast, seed 0
 
@@ -75,6 +107,10 @@ not verified: verification was switched off"""
 
 def test_text() -> None:
     assert str(REPORT) == TEXT
+
+
+def test_text_of_a_network_before_its_training() -> None:
+    assert str(BEFORE_TRAINING) == TEXT_BEFORE_TRAINING
 
 
 def test_text_does_not_depend_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,6 +154,17 @@ def test_json_says_everything() -> None:
     assert (data["recipe"], data["seed"], data["version"]) == ("fast", 0, 1)
 
 
+def test_json_of_a_network_before_its_training() -> None:
+    data = json.loads(BEFORE_TRAINING.to_json())
+    assert data["densities"] == [
+        {"layer": "stem.weight", "weights": 216, "best": 1.0, "kept": 2.5},
+        {"layer": "body.weight", "weights": 1_152, "best": None, "kept": 0.625},
+    ]
+    assert data["objective"] == {"single weights": -1.23456, "channels": -0.00001}
+    assert (data["verification"], data["unverified"]) == (None, "a network that grows has no oracle")
+    assert (json.loads(REPORT.to_json())["densities"], json.loads(REPORT.to_json())["unverified"]) == ([], None)
+
+
 def test_json_without_verification() -> None:
     assert json.loads(Report({"flops": 10}, {"flops": 5}, {}, ()).to_json())["verification"] is None
 
@@ -132,70 +179,6 @@ def test_html_is_self_contained() -> None:
         assert text in page
 
 
-def plotted(*errors: tuple[float, float]) -> ElementTree.Element:
-    """The plot of layers with these errors."""
-    layers = tuple(LayerError(f"layer{number} <{number}>", *pair) for number, pair in enumerate(errors))
-    page = Report({"flops": 10}, {"flops": 5}, {}, (), layers=layers).to_html()
-    return ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + len("</svg>")])
-
-
-def heights(plot: ElementTree.Element, css: str) -> list[float]:
-    return [float(mark.get("cy", "")) for mark in plot.iterfind(f"g/circle[@class='{css}']")]
-
-
-def test_the_plot_has_two_marks_for_each_layer_on_a_logarithmic_axis() -> None:
-    plot = plotted((1.0, 0.1), (0.1, 0.01), (0.01, 0.1))
-    shrunk, solved = heights(plot, "shrunk"), heights(plot, "solved")
-    assert shrunk == [34.0, 145.0, 256.0], "a decade has the same length everywhere"
-    assert solved == [145.0, 256.0, 145.0]
-    assert [line.get("class") for line in plot.iterfind("g/line")] == ["better", "better", "worse"]
-    assert [text.text for text in plot.iterfind("g/title")] == [
-        "layer0 <0>: 1 shrunk, 0.1 reconstructed",
-        "layer1 <1>: 0.1 shrunk, 0.01 reconstructed",
-        "layer2 <2>: 0.01 shrunk, 0.1 reconstructed",
-    ]
-
-
-def test_the_plot_has_a_title_and_numbers_for_those_who_read_it() -> None:
-    plot = plotted((0.5, 0.05), (0.04, 0.002))
-    title = plot.find("title")
-    assert title is not None and title.get("id") == plot.get("aria-labelledby") and plot.get("role") == "img"
-    assert title.text == (
-        "Errors of the outputs of 2 layers on a logarithmic axis, shrunk and reconstructed: 2 of them fell"
-    )
-    numbers = [text.text for text in plot.iterfind("text") if (text.text or "")[0].isdigit()]
-    assert numbers == ["0.001", "0.01", "0.1", "1"]
-
-
-@pytest.mark.parametrize("count", [1, 8, 60, 300])
-def test_marks_stay_in_the_plot_and_apart(count: int) -> None:
-    plot = plotted(*((0.3 * 1.01**number, 0.1) for number in range(count)))
-    centers = [float(mark.get("cx", "")) for mark in plot.iterfind("g/circle[@class='solved']")]
-    radii = [float(mark.get("r", "")) for mark in plot.iterfind("g/circle[@class='solved']")]
-    assert len(centers) == count
-    assert all(52 + radius <= center <= 760 - radius for center, radius in zip(centers, radii, strict=True))
-    gaps = [right - left for left, right in pairwise(centers)]
-    assert all(gap >= 1.5 * radii[0] for gap in gaps)
-
-
-@pytest.mark.parametrize(
-    "errors", [(0.0, 0.0), (nan, 0.1), (0.1, inf), (1e-30, 1.0), (1.0, 1.0), (-1e-9, 0.5), (nan, nan)]
-)
-def test_every_error_has_a_place_in_the_plot(errors: tuple[float, float]) -> None:
-    plot = plotted(errors)
-    assert all(34 <= height <= 256 for css in ("shrunk", "solved") for height in heights(plot, css))
-
-
-def test_tiny_errors_do_not_stretch_the_axis() -> None:
-    plot = plotted((0.5, 0.05), (1e-15, 1e-16))
-    assert [text.text for text in plot.iterfind("text")][:2] == ["0.01", "0.02"]
-    assert next(text.text for text in plotted((0.5, 1e-4)).iterfind("text")) == "0.0001"
-
-
-def test_nothing_is_plotted_where_nothing_was_reconstructed() -> None:
-    assert "<svg" not in Report({"flops": 10}, {"flops": 5}, {}, ()).to_html()
-
-
 def test_html_escapes_what_comes_from_the_model() -> None:
     page = Report(
         {"flops": 10},
@@ -206,13 +189,55 @@ def test_html_escapes_what_comes_from_the_model() -> None:
         notes=("<u>note</u>",),
         weak=("<s>weak</s>",),
         stages=(StageError("<em>stage", 1.0, 0.5),),
+        densities=(LayerDensity("<script>layer", 8, 0.5, 0.5),),
+        objective={"<sum>": 1.0},
+        unverified="<why>",
     ).to_html()
-    assert "<script>" not in page
+    assert not re.search("<(?:script|b|i|u|s|em|sum|why)>", page)
+    assert page.count("&lt;script&gt;layer") == 3, "in the table, below the bars and for the pointer"
+    assert "&lt;sum&gt; 1.0000" in page and "Not verified: &lt;why&gt;." in page
     assert "&lt;script&gt;" in page
     assert "a &lt; b" in page
     assert "&lt;u&gt;" in page
     assert "&lt;s&gt;" in page
     assert "&lt;em&gt;" in page
+
+
+def test_html_of_a_network_before_its_training() -> None:
+    page = BEFORE_TRAINING.to_html()
+    for text in ("<td>body.weight</td>", ">1,152</td>", ">2.500</td>", "single weights -1.2346, channels 0.0000"):
+        assert text in page
+    assert "Layer densities" in page and "Layer densities" not in REPORT.to_html()
+
+
+def test_bars_of_shares_have_one_scale_and_the_longest_takes_all_room() -> None:
+    grown = re.findall(r'class="bar" style="width:([\d.]+)%"><div style="width:([\d.]+)%"', BEFORE_TRAINING.to_html())
+    costs, groups = grown[:2], grown[2:]
+    assert costs == [("100.0", "90.0"), ("100.0", "75.0")]
+    assert groups == [("40.0", "250.0"), ("40.0", "25.0")], "the original is the bar below: 2.5 of it are the room"
+
+
+@pytest.mark.parametrize("report", [REPORT, BEFORE_TRAINING, Report({"flops": 10}, {"flops": 5}, {}, ())])
+def test_html_is_well_formed(report: Report) -> None:
+    opened: list[str] = []
+
+    class Page(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            if tag != "meta":
+                opened.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert "svg" in opened, f"{tag} closes itself only in a drawing"
+
+        def handle_endtag(self, tag: str) -> None:
+            assert opened.pop() == tag
+
+    parser = Page()
+    parser.feed(report.to_html())
+    parser.close()
+    assert opened == []
+    marks = re.findall(r'\bid="([^"]+)"', report.to_html())
+    assert len(set(marks)) == len(marks)
 
 
 def test_html_tells_a_failed_verification() -> None:

@@ -26,6 +26,23 @@ def test_plan_json_round_trip(kept: dict[str, list[int]], inputs: list[tuple[lis
     assert again.inputs == plan.inputs
 
 
+@pytest.mark.parametrize("widens", [False, True])
+def test_plan_json_says_whether_units_repeat(widens: bool) -> None:
+    plan = fp.Plan({"a": [0, 2, 2]}, widens=widens)
+    assert f'"widens": {str(widens).lower()}' in plan.to_json()
+    again = fp.Plan.from_json(plan.to_json())
+    assert (again, again.widens, again.kept["a"]) == (plan, widens, (0, 2, 2))
+
+
+def test_a_plan_of_before_widening_does_not_widen() -> None:
+    assert not fp.Plan.from_json('{"version": 1, "heads": true, "inputs": [], "kept": {"a": [0]}}').widens
+
+
+def test_whether_a_plan_repeats_units_is_what_it_names() -> None:
+    assert fp.Plan({"a": [0, 1], "b": [1, 1]}, widens=True).repeats
+    assert not fp.Plan({"a": [0, 1], "b": [0, 1]}, widens=True).repeats
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "kept": {"a": 3}, "inputs": []}'])
 def test_other_json_is_refused(text: str) -> None:
     with pytest.raises(fp.PlanError, match="not a plan written by Plan.to_json|must be whole numbers"):
@@ -57,7 +74,9 @@ def test_an_error_is_a_budget_by_itself_and_no_limit_of_a_cost(error: float) -> 
 
 
 def test_an_empty_budget_is_refused() -> None:
-    with pytest.raises(BudgetError, match="an empty budget: give at least one of flops=, params= and max_error="):
+    with pytest.raises(
+        BudgetError, match="an empty budget: give at least one of flops=, params=, memory= and max_error="
+    ):
         fp.Budget()
 
 

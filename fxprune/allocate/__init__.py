@@ -66,7 +66,7 @@ def allocate(
         name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]
         for name, widths in ladders.items()
     }
-    limits = budget.absolute(cost.evaluate({name: widths[0] for name, widths in ladders.items()}))
+    limits = budget.absolute(cost.evaluate({name: widths[0] for name, widths in ladders.items()}, budget.kinds))
     problem = Problem(cost, ladders, errors, limits)
     problem.check_reachable()
     if not ladders:

@@ -24,12 +24,14 @@ OVERFLOWED = 1e30
 
 
 class Costs(Protocol):
-    """What allocation needs of a cost: flops and params at given widths; groups that are left out are whole."""
+    """What allocation needs of a cost: its kinds at given widths; groups that are left out are whole."""
 
-    def evaluate(self, widths: Mapping[str, int]) -> Mapping[str, int]:
+    def evaluate(self, widths: Mapping[str, int], kinds: Sequence[str] = ...) -> Mapping[str, int]:
         """The cost of each kind."""
 
-    def evaluate_many(self, widths: Mapping[str, NDArray[np.int64]]) -> Mapping[str, NDArray[np.int64]]:
+    def evaluate_many(
+        self, widths: Mapping[str, NDArray[np.int64]], kinds: Sequence[str] = ...
+    ) -> Mapping[str, NDArray[np.int64]]:
         """The same for arrays of widths."""
 
 
@@ -64,7 +66,12 @@ class Problem:
     @cached_property
     def dense(self) -> Mapping[str, int]:
         """What the original costs."""
-        return self.cost.evaluate({name: ladder[0] for name, ladder in self.ladders.items()})
+        return self.cost.evaluate({name: ladder[0] for name, ladder in self.ladders.items()}, self.kinds)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The costs that matter: those that are limited, and the FLOPs, which may be the objective."""
+        return tuple(dict.fromkeys(("flops", *self.limits)))
 
     @cached_property
     def lengths(self) -> Rungs:
@@ -104,7 +111,7 @@ class Problem:
         starts, widths, errors = self._flat
         places = rungs + starts
         columns = np.moveaxis(widths[places], -1, 0)
-        spent = self.cost.evaluate_many(dict(zip(self.ladders, columns, strict=True)))
+        spent = self.cost.evaluate_many(dict(zip(self.ladders, columns, strict=True)), self.kinds)
         return {**{kind: count.astype(np.float64) for kind, count in spent.items()}, ERROR: errors[places].sum(-1)}
 
     def wider(self, rungs: Rungs) -> Rungs:
@@ -133,7 +140,7 @@ class Problem:
 
     def check_reachable(self) -> None:
         """Raise BudgetError unless the smallest network fits the limits on the costs."""
-        least = self.cost.evaluate({name: ladder[-1] for name, ladder in self.ladders.items()})
+        least = self.cost.evaluate({name: ladder[-1] for name, ladder in self.ladders.items()}, self.kinds)
         for kind, limit in self.limits.items():
             if least[kind] > limit:
                 raise BudgetError(

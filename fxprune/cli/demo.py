@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fxprune.cli.console import progress_bars
-from fxprune.cli.prune import check_writable
+from fxprune.cli.results import check_writable
 from fxprune.demo import Outcome, run
 from fxprune.demo.run import BATCH
 

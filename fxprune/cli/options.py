@@ -1,11 +1,17 @@
-"""The kinds of values that options take."""
+"""The kinds of values that options take, and the options that several commands share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import click
+
+import fxprune as fp
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
@@ -42,3 +48,53 @@ class Sizes(click.ParamType[tuple[int, ...]]):
         if not sizes or min(sizes) < 1:
             self.fail(f"{value!r} is not a list of positive whole numbers separated by commas", param, ctx)
         return sizes
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one decorator, in this order."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _limit(flag: str, what: str) -> Decorator:
+    return click.option(flag, type=float, help=f"Share of {what} to keep, or their absolute number above 1.")
+
+
+limits = together(
+    _limit("--flops", "the FLOPs"),
+    _limit("--params", "the parameters"),
+    _limit("--memory", "the bytes of one input's activations"),
+)
+
+
+def budget_of(options: Mapping[str, Any], *names: str) -> fp.Budget:
+    """The budget that the options with these names give. Raises UsageError where none is given."""
+    given = {name: options[name] for name in names}
+    if all(limit is None for limit in given.values()):
+        *others, last = (f"--{name.replace('_', '-')}" for name in names)
+        raise click.UsageError(f"give a budget: at least one of {', '.join(others)} and {last}")
+    return fp.Budget(**given)
+
+
+shrinking = together(
+    click.option("--multiple-of", type=click.IntRange(1), default=1, help="Round kept widths to multiples of this."),
+    click.option(
+        "--freeze", multiple=True, metavar="GLOB", help="Parameters, modules or groups that must keep their widths."
+    ),
+    click.option("--max-ratio", type=float, help="Largest share that any one group may lose."),
+    click.option("--heads", is_flag=True, help="Let attention lose whole heads instead of dimensions of each."),
+    click.option("--seed", type=int, default=0, help="Makes a run reproducible."),
+    click.option("--no-verify", is_flag=True, help="Skip the comparison of the shrunk network with the oracle."),
+)
+folder = click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the result.")
+reporting = together(
+    click.option(
+        "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report there as a web page."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the report as JSON."),
+)

@@ -1,7 +1,8 @@
-"""Whether a plan is possible: every group known, every unit once and in range, no group empty, blocks equally long."""
+"""Whether a plan is possible: every group known, every unit in range, no group empty, blocks equally long."""
 
 from __future__ import annotations
 
+from collections import Counter
 from difflib import get_close_matches
 
 from fxprune.errors import PlanError
@@ -9,7 +10,10 @@ from fxprune.types import ChannelGroup, Coupling, Plan
 
 
 def check_plan(coupling: Coupling, plan: Plan) -> Plan:
-    """The plan with its units sorted. Raises PlanError with the group and what would be valid."""
+    """The plan with its units sorted. Raises PlanError with the group and what would be valid.
+
+    Every unit is there once at most, unless the plan widens.
+    """
     kept = {}
     for name, units in plan.kept.items():
         if name not in coupling.by_name:
@@ -17,24 +21,24 @@ def check_plan(coupling: Coupling, plan: Plan) -> Plan:
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see Coupling.groups for the names"
             hint = hint if coupling.groups else "nothing in it can shrink, see Coupling.held for the reasons"
             raise PlanError(f"the plan names group {name!r}, which this network does not have: {hint}")
-        _check_units(coupling.by_name[name], units)
+        _check_units(coupling.by_name[name], units, plan.widens)
         kept[name] = tuple(sorted(units))
-    return Plan(kept, plan.inputs, plan.heads)
+    return Plan(kept, plan.inputs, plan.heads, plan.widens)
 
 
-def _check_units(group: ChannelGroup, units: tuple[int, ...]) -> None:
+def _check_units(group: ChannelGroup, units: tuple[int, ...], widens: bool) -> None:
     if not units:
         raise PlanError(f"the plan keeps nothing of group {group.name!r}: keep at least {group.step} of {group.width}")
-    if len(set(units)) != len(units):
-        twice = sorted({unit for unit in units if units.count(unit) > 1})
+    times = Counter(units)
+    twice = sorted(unit for unit, count in times.items() if count > 1)
+    if twice and not widens:
         raise PlanError(f"the plan keeps units {twice[:5]} of group {group.name!r} more than once")
     outside = [unit for unit in units if not 0 <= unit < group.width]
     if outside:
         raise PlanError(
             f"the plan keeps units {outside[:5]} of group {group.name!r}, whose units are 0 to {group.width - 1}"
         )
-    kept = set(units)
-    counts = [len(kept.intersection(block)) for block in group.blocks]
+    counts = [sum(times[unit] for unit in block) for block in group.blocks]
     if len(set(counts)) > 1 or (counts and not counts[0]):
         raise PlanError(
             f"the plan keeps {min(counts)} to {max(counts)} units in the {len(counts)} blocks of group {group.name!r}: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx
@@ -13,46 +14,56 @@ from fxprune.errors import PlanError, describe
 from fxprune.types import Coupling, Field, Plan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kept:
     """The prediction of a plan for every tensor of a graph.
 
-    coupling: of the graph before removal.
-    mask: which ids stay, from `Coupling.mask`.
+    coupling: of the graph before the rewrite.
+    counts: how often each id is there afterwards, from `Coupling.counts`.
     """
 
     coupling: Coupling
-    mask: Tensor
+    counts: Tensor
 
     @staticmethod
     def under(coupling: Coupling, plan: Plan) -> Kept:
         """The prediction for `plan`."""
-        return Kept(coupling, coupling.mask(plan))
+        return Kept(coupling, coupling.counts(plan))
 
-    def positions(self, node: fx.Node, axis: int) -> Tensor | None:
-        """Which positions of `axis` of the node's value stay: bool, of the first row; None where the axis is whole."""
+    @cached_property
+    def mask(self) -> Tensor:
+        """Which ids stay: bool."""
+        return self.counts > 0
+
+    def ids(self, node: fx.Node, axis: int) -> Tensor | None:
+        """The units along `axis` of the node's value, in its first row; None where the axis is whole."""
         item = _on_axis(self.coupling.fields.get(node.name, ()), axis)
         if item is None:
             return None
-        rows = _rows(self.mask[item.ids], axis)
-        counts = rows.sum(-1)
-        if int(counts.min()) != int(counts.max()):
-            raise PlanError(f"rows of {describe(node)} would keep {int(counts.min())} to {int(counts.max())} positions")
+        rows = _rows(item.ids, axis)
+        sizes = self.counts[rows].sum(-1)
+        if int(sizes.min()) != int(sizes.max()):
+            raise PlanError(f"rows of {describe(node)} would keep {int(sizes.min())} to {int(sizes.max())} positions")
         return rows[0]
 
+    def positions(self, node: fx.Node, axis: int) -> Tensor | None:
+        """How often each position of `axis` of the node's value is there: int64, of the first row; None if whole."""
+        ids = self.ids(node, axis)
+        return None if ids is None else self.counts[ids]
+
     def shape(self, node: fx.Node) -> tuple[int, ...]:
-        """The shape of the node's value after removal, symbolic sizes as on the example."""
+        """The shape of the node's value after the rewrite, symbolic sizes as on the example."""
         sizes = list(concrete_shape(node))
         for axis in range(len(sizes)):
-            stays = self.positions(node, axis)
-            if stays is not None:
-                sizes[axis] = int(stays.sum())
+            counts = self.positions(node, axis)
+            if counts is not None:
+                sizes[axis] = int(counts.sum())
         return tuple(sizes)
 
     def count(self, node: fx.Node, axis: int, start: int, stop: int) -> int:
-        """How many of the positions start to stop of `axis` stay."""
-        stays = self.positions(node, axis)
-        return max(0, stop - start) if stays is None else int(stays[start:stop].sum())
+        """How many positions there are instead of those from start to stop of `axis`."""
+        counts = self.positions(node, axis)
+        return max(0, stop - start) if counts is None else int(counts[start:stop].sum())
 
     def stays(self, fields: Sequence[Field], rank: int) -> Tensor:
         """Which elements of a tensor of `rank` dimensions stay: bool, broadcastable to it."""
@@ -62,18 +73,57 @@ class Kept:
         return stays
 
     def cut(self, tensor: Tensor, fields: Sequence[Field]) -> Tensor:
-        """A copy of a tensor without the elements that leave."""
-        stays = self.stays(fields, tensor.ndim)
-        shape = list(tensor.shape)
-        for item in fields:
-            shape[item.axis] = int(_rows(self.mask[item.ids], item.axis)[0].sum())
-        if bool(stays.all()):
-            return tensor.detach().clone()
-        return tensor.detach()[stays.expand(tensor.shape).to(tensor.device)].reshape(shape)
+        """A copy of a tensor without the elements that leave, and with those of repeated units as often as they are.
+
+        Copies stand next to each other: a unit that has several positions in a row is repeated as a whole.
+        """
+        cut, left = tensor.detach(), [item for item in fields if bool((self.counts[item.ids] != 1).any())]
+        if not left:
+            return cut.clone()
+        while left:
+            item, *rest = left
+            index = self._index(item)
+            cut = _taken(cut, index, item.axis)
+            left = [Field(_taken(other.ids, index, item.axis), other.axis) for other in rest]
+        return cut
+
+    def _index(self, item: Field) -> Tensor:
+        """Which position of its axis each position afterwards comes from: broadcastable, but for the axis, to `ids`."""
+        lines = item.ids.movedim(item.axis, -1)
+        index = _sources(lines.reshape(-1, lines.shape[-1]), self.counts)
+        return index.reshape(*lines.shape[:-1], -1).movedim(-1, item.axis)
 
 
-def _rows(stays: Tensor, axis: int) -> Tensor:
-    lines = stays.movedim(axis, -1)
+def _sources(ids: Tensor, counts: Tensor) -> Tensor:
+    """For rows of ids: the position that each one afterwards comes from, [rows, positions]."""
+    times = counts[ids]
+    taken = torch.arange(ids.numel()).repeat_interleave(times.flatten())
+    if int(times.max()) > 1:  # from `a a b b` to `a a' a a' b b'`
+        starts = torch.ones_like(ids, dtype=torch.bool)
+        starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
+        run = starts.flatten().cumsum(0)[taken]
+        before = times.flatten().cumsum(0) - times.flatten()
+        copy = torch.arange(len(taken)) - before[taken]
+        taken = taken[(run * (int(times.max()) + 1) + copy).argsort(stable=True)]
+    return taken.reshape(len(ids), -1) % ids.shape[1]
+
+
+def _taken(tensor: Tensor, index: Tensor, axis: int) -> Tensor:
+    """The entries of `tensor` at `index` along `axis`; the other dimensions are broadcast. Same where it is 1 wide."""
+    if tensor.shape[axis] == 1:
+        return tensor
+    index = index.to(tensor.device)
+    if index.numel() == index.shape[axis]:
+        return tensor.index_select(axis, index.flatten())
+    others = [1 if dim == axis else size for dim, size in enumerate(tensor.shape)]
+    rows = list(torch.broadcast_shapes(others, [1 if dim == axis else size for dim, size in enumerate(index.shape)]))
+    shape = [tensor.shape[axis] if dim == axis else size for dim, size in enumerate(rows)]
+    where = [index.shape[axis] if dim == axis else size for dim, size in enumerate(rows)]
+    return tensor.expand(shape).gather(axis, index.expand(where))
+
+
+def _rows(ids: Tensor, axis: int) -> Tensor:
+    lines = ids.movedim(axis, -1)
     return lines.reshape(-1, lines.shape[-1])
 
 

@@ -79,7 +79,7 @@ class Choose(PassBase):
             if parameter.is_floating_point() and not torch.isfinite(parameter).all():
                 raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
         if not coupling.groups:
-            raise PlanError(f"nothing in this network can shrink: {_reasons(coupling)}")
+            raise PlanError(nothing_shrinks(coupling))
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
@@ -93,8 +93,9 @@ class Choose(PassBase):
         """The plan is possible, and fits."""
         found = state(graph_module)
         plan = check_plan(found[COUPLING], found[PLAN])
-        spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()})
-        for kind, limit in self.budget.absolute(found[COST].evaluate()).items():
+        kinds = self.budget.kinds
+        spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()}, kinds)
+        for kind, limit in self.budget.absolute(found[COST].evaluate(kinds=kinds)).items():
             if spent[kind] > limit:
                 raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
 
@@ -148,5 +149,7 @@ def input_specs(gm: fx.GraphModule) -> list[tuple[tuple[int, ...], str]]:
     return [(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")) for tensor in tensors]
 
 
-def _reasons(coupling: Coupling) -> str:
-    return "; ".join(dict.fromkeys(coupling.held.values())) or "it has no parameters"
+def nothing_shrinks(coupling: Coupling) -> str:
+    """Why a network without groups is refused."""
+    reasons = "; ".join(dict.fromkeys(coupling.held.values())) or "it has no parameters"
+    return f"nothing in this network can shrink: {reasons}"

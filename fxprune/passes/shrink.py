@@ -1,7 +1,9 @@
-"""Shrink: the tensors lose what the plan removes, and every size in the graph follows."""
+"""Shrink: the tensors lose what the plan removes, get what it repeats, and every size in the graph follows."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor, fx
@@ -23,8 +25,10 @@ class Shrink(PassBase):
     """Replaces every parameter and buffer by its kept part, and literal sizes by what the channel fields predict.
 
     plan: which units stay; None takes the one that Choose handed on. The graph before removal is
-        handed on as the dense graph.
-    Postcondition: every tensor in the graph has the shape that the fields predict.
+        handed on as the dense graph. Where the plan widens, a unit that it names n times is there n times: the copies
+        hold the same values and stand next to each other.
+    Postcondition: every tensor in the graph has the shape that the fields predict. Raises PlanError where an op of the
+        graph cannot be made as wide as the plan says.
     """
 
     plan: Plan | None = None
@@ -44,19 +48,10 @@ class Shrink(PassBase):
         plan = check_plan(coupling, plan)
         kept = Kept.under(coupling, plan)
         state(graph_module).update({DENSE: clone(graph_module), PLAN: plan, COUPLING: coupling})
-        changes = {node: RESIZE[node.target](node, kept) for node in graph_module.graph.nodes if node.target in RESIZE}
-        for node, arguments in changes.items():
-            for name, value in arguments.items():
-                set_argument(node, name, value)
-
-        moved = moved_positions(graph_module, kept)
-
-        def cut(name: str, tensor: Tensor) -> Tensor:
-            left = kept.cut(tensor, coupling.param_fields.get(name, ()))
-            return moved[name].to(left)[left.long()] if name in moved else left
-
-        replace_tensors(graph_module, cut)
-        refresh_metadata(graph_module)
+        with _plan_errors(plan):
+            _resize(graph_module, kept)
+            _cut(graph_module, kept)
+            refresh_metadata(graph_module)
         graph_module.recompile()
         return PassResult(graph_module, True)
 
@@ -69,11 +64,42 @@ class Shrink(PassBase):
             if shape_of(node) is not None and node.name in dense:
                 predicted = kept.shape(dense[node.name])
                 if not same_shape(node.meta["val"].shape, predicted):
-                    raise RewriteError(f"the channel fields predict {predicted} for {describe(node)}")
+                    with _plan_errors(found[PLAN]):
+                        raise RewriteError(f"the channel fields predict {predicted} for {describe(node)}")
+
+
+def _resize(gm: fx.GraphModule, kept: Kept) -> None:
+    """Gives every call the arguments that follow from the sizes of its tensors; all are read before any changes."""
+    changes = {node: RESIZE[node.target](node, kept) for node in gm.graph.nodes if node.target in RESIZE}
+    for node, arguments in changes.items():
+        for name, value in arguments.items():
+            set_argument(node, name, value)
+
+
+def _cut(gm: fx.GraphModule, kept: Kept) -> None:
+    """Gives every parameter and buffer its kept part; an index along a shrinking axis points at where things went."""
+    moved = moved_positions(gm, kept)
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        left = kept.cut(tensor, kept.coupling.param_fields.get(name, ()))
+        return moved[name].to(left)[left.long()] if name in moved else left
+
+    replace_tensors(gm, cut)
+
+
+@contextmanager
+def _plan_errors(plan: Plan) -> Iterator[None]:
+    """Removing units is always possible, and a failure our own; that a network cannot be widened is the plan's."""
+    try:
+        yield
+    except RewriteError as error:
+        if not plan.repeats:
+            raise
+        raise PlanError(f"this network cannot be made as wide as the plan says: {error}") from error
 
 
 def shrink(gm: fx.GraphModule, plan: Plan) -> fx.GraphModule:
-    """A copy of a captured graph without what `plan` removes.
+    """A copy of a captured graph without what `plan` removes, and with what it repeats as often as it says.
 
     Raises PlanError on a plan that does not fit the network.
     """

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from fxprune.calls import argument, concrete, concrete_shape, dim_argument, source_of
 from fxprune.coupling.indices import index_of, root_of
 from fxprune.coupling.kept import Kept
+from fxprune.errors import PlanError, describe
 
 aten = torch.ops.aten
 Resize = Callable[[fx.Node, Kept], dict[str, Any]]
@@ -77,10 +78,12 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 
 @resize(aten.group_norm.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
-    stays, groups = kept.positions(node, 1), argument(node, "num_groups")
-    if stays is None:
+    ids = kept.ids(node, 1)
+    if ids is None:
         return {}
-    return {"num_groups": int(stays.reshape(groups, -1).any(-1).sum())}  # less where whole groups leave
+    rows = ids.reshape(argument(node, "num_groups"), -1)
+    whole = bool((rows == rows[:, :1]).all())  # whole groups come and go: each is of one unit
+    return {"num_groups": int(kept.counts[rows[:, 0]].sum() if whole else kept.mask[rows].any(-1).sum())}
 
 
 @resize(aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
@@ -106,8 +109,11 @@ def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
 @resize(aten.slice.Tensor, aten.slice_scatter.default)
 def _(node: fx.Node, kept: Kept) -> dict[str, Any]:
     source, axis = source_of(node), dim_argument(node)
-    if kept.positions(source, axis) is None or argument(node, "step") != 1:  # whole steps leave
+    if kept.positions(source, axis) is None:
         return {}
+    if argument(node, "step") != 1:  # whole steps come and go, and it ends behind the last
+        end = argument(node, "end")
+        return {} if end is None else {"end": max(end, kept.shape(source)[axis])}
     ends = {"start": argument(node, "start"), "end": argument(node, "end")}
     return {name: kept.count(source, axis, 0, end) for name, end in ends.items() if end}
 
@@ -178,9 +184,11 @@ def moved_positions(gm: fx.GraphModule, kept: Kept) -> dict[str, Tensor]:
             continue
         indices = argument(node, "indices", None)
         dim = dim_argument(node) if indices is None else next(d for d, i in enumerate(indices) if i is not None)
-        stays = kept.positions(source_of(node), dim)
-        if stays is not None:
-            moved[str(root_of(index).target)] = torch.where(stays, stays.cumsum(0) - 1, -1)
+        counts = kept.positions(source_of(node), dim)
+        if counts is not None and int(counts.max()) > 1:
+            raise PlanError(f"channels that are read at an index cannot be made several times: {describe(node)}")
+        if counts is not None:
+            moved[str(root_of(index).target)] = torch.where(counts > 0, counts.cumsum(0) - 1, -1)
     return moved
 
 

@@ -48,9 +48,9 @@ def test_prune_writes_a_network_that_needs_no_fxprune(networks: Path, tmp_path: 
 
 def test_json_is_all_there_is_on_standard_output(networks: Path, tmp_path: Path) -> None:
     arguments = (f"{networks}:tiny", "--calibration", f"{networks}:tensor", "--out", tmp_path / "out", "--json")
-    report = report_of(prune(*arguments, "--flops", 0.6, "--params", 0.7))
+    report = report_of(prune(*arguments, "--flops", 0.6, "--params", 0.7, "--memory", 0.8))
     assert report["out"] == str(tmp_path / "out")
-    for cost in ("flops", "params"):
+    for cost in ("flops", "params", "memory"):
         assert report["cost"][cost]["after"] <= report["cost"][cost]["limit"]
     assert report["verification"]["ok"]
 
@@ -191,7 +191,7 @@ def test_an_error_as_a_budget(networks: Path, tmp_path: Path) -> None:
 def test_a_missing_budget_is_a_usage_error(networks: Path, tmp_path: Path) -> None:
     result = prune(f"{networks}:tiny", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "give a budget: at least one of --flops, --params and --max-error" in result.stderr
+    assert "give a budget: at least one of --flops, --params, --memory and --max-error" in result.stderr
 
 
 def test_help_tells_all_recipes(networks: Path) -> None:
