@@ -2,63 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fxprune.errors import BudgetError, SolverError
+from fxprune.closed_form.conic import Program, Solution
+from fxprune.closed_form.posynomial import Limit, Numbers, Posynomial
+from fxprune.errors import BudgetError
 
-Numbers = NDArray[np.float64]
-# In this order, each where those before it give up; then SLSQP, without cvxpy. The objective is flat about its optimum:
-# widths to four digits take a gap of ten.
-SOLVERS: tuple[tuple[str, dict[str, float]], ...] = (
-    ("CLARABEL", dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-10)),
-    ("CLARABEL", {}),
-    ("SCS", {}),
-)
-
-
-class Posynomial(NamedTuple):
-    """A sum of products of powers: sum_t factors[t] * prod_g x_g ** exponents[t, g], with factors above 0."""
-
-    factors: Numbers
-    exponents: Numbers
-
-    def at(self, logs: Numbers) -> float:
-        """Its value where log x = logs."""
-        return float(self.factors @ np.exp(self.exponents @ logs))
-
-    def gradient(self, logs: Numbers) -> Numbers:
-        """Its derivatives by log x, [groups]."""
-        return np.asarray((self.factors * np.exp(self.exponents @ logs)) @ self.exponents)
-
-
-class Limit(NamedTuple):
-    """A posynomial that must not exceed a number; `name` is for messages."""
-
-    name: str
-    cost: Posynomial
-    most: float
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Where a program is optimal.
-
-    logs: of the variables, float64.
-    multipliers: of the limits, by name: the objective that another per cent of the limit would bring is a hundredth
-        of it.
-    solver: which one found it.
-    """
-
-    logs: Numbers
-    multipliers: dict[str, float]
-    solver: str
+__all__ = ["Limit", "Numbers", "Posynomial", "Solution", "check_feasible", "nearest", "solve", "solve_densities"]
 
 
 def solve_densities(costs: dict[str, Numbers], limits: dict[str, float], most: float | None = 1.0) -> Numbers:
@@ -87,14 +39,9 @@ def solve(weights: Numbers, limits: Sequence[Limit], lower: Numbers, upper: Numb
     """
     _check_finite(limits)
     check_feasible(limits, lower)
-    program = _Program(np.asarray(weights), tuple(limits), lower, upper)
     if np.isfinite(upper).all() and all(limit.cost.at(upper) <= limit.most for limit in limits):
         return Solution(upper.copy(), dict.fromkeys((limit.name for limit in limits), 0.0), "none: nothing binds")
-    for solver, options in SOLVERS:
-        found = program.solved_by(solver, options)
-        if found is not None:
-            return found
-    return program.solved_by_descent()
+    return Program(np.asarray(weights), tuple(limits), lower, upper).maximised()
 
 
 def nearest(
@@ -105,12 +52,7 @@ def nearest(
     Distances are squared and weighted by `weights`. A program of `solve` may be nearly flat in some directions; this
     says which of its nearly optimal points to take. Where no solver finds it: SolverError.
     """
-    program = _Program(np.asarray(weights), tuple(limits), lower, upper)
-    for solver, options in SOLVERS:
-        found = program.nearest_by(solver, options, to, least)
-        if found is not None:
-            return found
-    raise SolverError(f"no solver found the nearly optimal point nearest to the original, of {len(weights)} variables")
+    return Program(np.asarray(weights), tuple(limits), lower, upper).nearest(to, least)
 
 
 def check_feasible(limits: Iterable[Limit], lower: Numbers) -> None:
@@ -131,96 +73,3 @@ def _check_finite(limits: Iterable[Limit]) -> None:
         wrong = limit.cost.factors[~(np.isfinite(limit.cost.factors) & (limit.cost.factors > 0))]
         if len(wrong):
             raise BudgetError(f"{limit.name}: a cost of {wrong[0]} cannot be limited: costs are finite and above 0")
-
-
-@dataclass(frozen=True, eq=False)
-class _Program:
-    weights: Numbers
-    limits: tuple[Limit, ...]
-    lower: Numbers
-    upper: Numbers
-
-    @cached_property
-    def _stated(self) -> tuple[Any, list[Any], list[Any]]:
-        """The variable, the constraint of each limit, and the bounds."""
-        import cvxpy  # takes seconds, and is needed here alone
-
-        u = cvxpy.Variable(len(self.weights))
-        costs = [
-            cvxpy.log_sum_exp(limit.cost.exponents @ u + np.log(limit.cost.factors / limit.most)) <= 0
-            for limit in self.limits
-        ]
-        below, above = np.isfinite(self.lower), np.isfinite(self.upper)
-        bounds = [u[below] >= self.lower[below], u[above] <= self.upper[above]]
-        return u, costs, [bound for bound in bounds if bound.size]
-
-    def solved_by(self, solver: str, options: Mapping[str, float]) -> Solution | None:
-        """The solution; None where this solver gives up. Raises BudgetError where the objective has no bound."""
-        import cvxpy
-
-        u, costs, bounds = self._stated
-        status = _status(cvxpy.Problem(cvxpy.Maximize(self.weights @ u), [*costs, *bounds]), solver, options)
-        if status == cvxpy.UNBOUNDED:
-            raise BudgetError("no limit bounds the growth of some group: limit flops= and params= as well")
-        if status != cvxpy.OPTIMAL:
-            return None
-        multipliers = {
-            limit.name: float(np.max(constraint.dual_value))
-            for limit, constraint in zip(self.limits, costs, strict=True)
-        }
-        return Solution(np.clip(np.asarray(u.value), self.lower, self.upper), multipliers, solver.capitalize())
-
-    def nearest_by(self, solver: str, options: Mapping[str, float], to: Numbers, least: float) -> Numbers | None:
-        """What `nearest` looks for; None where this solver gives up."""
-        import cvxpy
-
-        u, costs, bounds = self._stated
-        distance = cvxpy.sum(cvxpy.multiply(self.weights, cvxpy.square(u - to)))
-        problem = cvxpy.Problem(cvxpy.Minimize(distance), [*costs, *bounds, self.weights @ u >= least])
-        if _status(problem, solver, options) != cvxpy.OPTIMAL:
-            return None
-        return np.asarray(np.clip(np.asarray(u.value), self.lower, self.upper))
-
-    def solved_by_descent(self) -> Solution:
-        """The solution by sequential least squares, for when the conic solvers fail."""
-        from scipy.optimize import Bounds, minimize  # beside the import of cvxpy, which brings it
-
-        bounds = Bounds(np.maximum(self.lower, -50), np.minimum(self.upper, 50))
-        found = minimize(
-            lambda u: -self.weights @ u,
-            x0=bounds.lb,
-            jac=lambda _: -self.weights,
-            bounds=bounds,
-            constraints=[
-                {"type": "ineq", "fun": lambda u, to=limit: -np.log(to.cost.at(u) / to.most),
-                 "jac": lambda u, to=limit: -to.cost.gradient(u) / to.cost.at(u)}
-                for limit in self.limits
-            ],
-            options={"maxiter": 1000, "ftol": 1e-12},
-        )  # fmt: skip
-        if not found.success:
-            raise SolverError(
-                f"no solver, SLSQP the last, solved the convex program of {len(self.weights)} variables: "
-                f"{found.message}"
-            )
-        return Solution(found.x, self._multipliers(found.x), "SLSQP")
-
-    def _multipliers(self, logs: Numbers) -> dict[str, float]:
-        """The multipliers that the KKT conditions ask for at an optimum: least squares over what no bound holds."""
-        free = (logs > self.lower + 1e-6) & (logs < self.upper - 1e-6)
-        gradients = [limit.cost.gradient(logs)[free] / limit.cost.at(logs) for limit in self.limits]
-        found = np.linalg.lstsq(np.array(gradients).T, self.weights[free], rcond=None)[0]
-        return {limit.name: float(value) for limit, value in zip(self.limits, found, strict=True)}
-
-
-def _status(problem: Any, solver: str, options: Mapping[str, float]) -> str:
-    """What becomes of a problem that a solver is given."""
-    import cvxpy
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of an inaccurate solution: it is not taken
-            problem.solve(solver=solver, **options)
-    except cvxpy.SolverError:
-        return "failed"
-    return str(problem.status)

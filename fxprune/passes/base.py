@@ -94,9 +94,10 @@ class _Refresh(fx.Interpreter):
     def __init__(self, gm: fx.GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(gm)
         self.mode = mode
-        self.fakes: dict[str, Any] = {}
+        self.current: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
+        self.current = n
         if n.op == "get_attr":
             real = super().run_node(n)
             result = self.mode.from_tensor(real, static_shapes=True) if isinstance(real, Tensor) else real
@@ -126,6 +127,5 @@ def refresh_metadata(gm: fx.GraphModule) -> None:
         with mode, torch.no_grad(), guards, enable_python_dispatcher():
             interpreter.run(*inputs, enable_io_processing=False)
     except Exception as error:
-        at = getattr(interpreter, "current", None)
-        where = f" at {describe(at)}" if isinstance(at, fx.Node) else ""
+        where = f" at {describe(interpreter.current)}" if interpreter.current is not None else ""
         raise RewriteError(f"the rewritten graph does not fit together{where}: {error}") from error

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fxprune.closed_form import convex
+from fxprune.closed_form import conic
+from fxprune.closed_form.conic import Attempt
 from fxprune.closed_form.convex import Limit, Posynomial, check_feasible, solve, solve_densities
 from fxprune.closed_form.water_filling import water_filling
 from fxprune.errors import BudgetError, SolverError
@@ -79,7 +80,7 @@ def test_the_optimum_of_a_geometric_program_satisfies_kkt(seed: int, groups: int
 def test_the_solver_of_last_resort_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = drawn(3, 6, 10)
     expected = solve(*problem)
-    monkeypatch.setattr(convex, "SOLVERS", ())
+    monkeypatch.setattr(conic, "ATTEMPTS", ())
     found = solve(*problem)
     assert (expected.solver, found.solver) == ("Clarabel", "SLSQP")
     assert found.logs == pytest.approx(expected.logs, abs=1e-4)
@@ -88,12 +89,12 @@ def test_the_solver_of_last_resort_finds_the_same(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_next_solver_is_asked_where_one_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convex, "SOLVERS", (("NOT_INSTALLED", {}), ("CLARABEL", {})))
+    monkeypatch.setattr(conic, "ATTEMPTS", (Attempt("NOT_INSTALLED", 8, {}), Attempt("CLARABEL", 8, {})))
     assert solve(*drawn(3, 6, 10)).solver == "Clarabel"
 
 
 def test_a_program_that_no_solver_can_solve_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convex, "SOLVERS", ())
+    monkeypatch.setattr(conic, "ATTEMPTS", ())
     weights, limits, lower, upper = drawn(3, 6, 10)
     with pytest.raises(SolverError, match="SLSQP the last, solved the convex program of 6 variables"):
         solve(weights * np.nan, limits, lower, upper)
@@ -124,6 +125,21 @@ def test_growth_that_nothing_bounds_is_refused() -> None:
     limit = Limit("params", Posynomial(np.array([1.0]), np.array([[1.0, 0.0]])), 10.0)
     with pytest.raises(BudgetError, match="no limit bounds the growth of some group"):
         solve(np.ones(2), [limit], np.zeros(2), free)
+
+
+def test_long_sums_are_told_in_parts() -> None:
+    """A densely connected network: a hundred layers, each of which reads what all before it wrote."""
+    groups = 100
+    rows = [np.eye(groups)[i] + np.eye(groups)[j] for i in range(groups) for j in range(i)]
+    cost = Posynomial(np.random.default_rng(0).uniform(1, 100, len(rows)), np.array(rows))
+    upper = np.full(groups, np.log(32.0))
+    limit = Limit("flops", cost, 0.4 * cost.at(upper))
+    solution = solve(np.ones(groups), [limit], np.zeros(groups), upper)
+    assert solution.solver == "Clarabel"
+    assert cost.at(solution.logs) == pytest.approx(limit.most, rel=1e-6)
+    gain = 1 - solution.multipliers["flops"] * cost.gradient(solution.logs) / limit.most
+    assert (gain[solution.logs < upper - 1e-3] <= 1e-3).all()
+    assert (gain[solution.logs > 1e-3] >= -1e-3).all()
 
 
 def test_two_hundred_layers_are_solved() -> None:

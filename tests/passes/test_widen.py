@@ -274,7 +274,8 @@ def test_channels_that_are_read_at_an_index_are_refused_by_name(name: str) -> No
 def test_an_op_that_does_not_follow_is_the_plans_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RESIZE, torch.ops.aten.group_norm.default)
     plan = fp.Plan({"conv.weight": [*range(8), 0]}, widens=True)
-    with pytest.raises(fp.PlanError, match="cannot be made as wide as the plan says: .*divisible by num_groups"):
+    message = "cannot be made as wide as the plan says: .* at `group_norm` .*divisible by num_groups"
+    with pytest.raises(fp.PlanError, match=message):
         fp.shrink(captured("GroupNormOfEach"), plan)
 
 
