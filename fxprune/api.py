@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.passes.infra.pass_base import PassBase
 
+from fxprune.allocate import patterns_of
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
@@ -171,7 +172,7 @@ def prune(
         "importance": importance,
         "allocation": allocation,
         "multiple_of": multiple_of,
-        "freeze": [freeze] if isinstance(freeze, str) else list(freeze),
+        "freeze": list(patterns_of(freeze)),
         "max_ratio": max_ratio,
         "heads": heads,
     }

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx.passes.infra.pass_base import PassBase
 
+from fxprune.allocate import patterns_of
 from fxprune.api import Result, run_passes
 from fxprune.capture import capture, capture_info
 from fxprune.errors import FxpruneError
@@ -81,7 +82,7 @@ def precrop(
         model=model if isinstance(model, nn.Module) else None,
         data=data,
         multiple_of=multiple_of,
-        freeze=[freeze] if isinstance(freeze, str) else list(freeze),
+        freeze=patterns_of(freeze),
         max_ratio=max_ratio,
         heads=heads,
         seed=seed,

@@ -238,5 +238,9 @@ def test_what_is_not_known_is_refused() -> None:
         allocate(costs, coupling, removals, budget, method="luck")
     with pytest.raises(PlanError, match=r"max_ratio=1.5 must be in \[0, 1\]"):
         allocate(costs, coupling, removals, budget, max_ratio=1.5)
-    with pytest.raises(PlanError, match="multiple_of=0 at least 1"):
-        allocate(costs, coupling, removals, budget, multiple_of=0)
+    for wrong in (0, 2.0, True, "8"):
+        with pytest.raises(PlanError, match=f"multiple_of={wrong!r} must be a whole number, at least 1"):
+            allocate(costs, coupling, removals, budget, multiple_of=wrong)  # type: ignore[arg-type]
+    for pattern in (None, 3, [None]):
+        with pytest.raises(PlanError, match="freeze=.*: give names or globs of parameters, modules or groups"):
+            allocate(costs, coupling, removals, budget, freeze=pattern)  # type: ignore[arg-type]

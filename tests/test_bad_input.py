@@ -171,3 +171,15 @@ def test_a_whole_layer_cannot_be_removed(name: str) -> None:
     group = fp.analyze(gm).groups[-1]
     with pytest.raises(fp.PlanError, match=f"keeps nothing of group '{group.name}'"):
         fp.shrink(gm, fp.Plan({group.name: []}))
+
+
+def test_inference_mode_is_refused_with_a_reason() -> None:
+    message = r"tensors of torch.inference_mode\(\) cannot be traced or learned from"
+    with torch.inference_mode(), pytest.raises(fp.FxpruneError, match=message):
+        fp.capture(build("Plain"), images())
+    with torch.inference_mode():
+        made = images()
+    with pytest.raises(fp.FxpruneError, match=message):
+        fp.capture(build("Plain"), made)
+    with torch.no_grad():
+        fp.capture(build("Plain"), images())

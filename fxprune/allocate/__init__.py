@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
-from fxprune.allocate.frozen import frozen_groups
+from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator
 from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder
 from fxprune.allocate.solve import allotted, smallest
@@ -22,8 +22,10 @@ __all__ = [
     "Widths",
     "allocate",
     "allocator",
+    "check_widths",
     "foretold",
     "frozen_groups",
+    "patterns_of",
 ]
 
 MAX_RATIO = 0.95  # of any one group; its last units carry the whole signal, and no curve foretells their loss
@@ -56,8 +58,7 @@ def allocate(
     """
     if method not in METHODS:
         raise PlanError(f"allocation {method!r} is not known; there are: {', '.join(METHODS)}")
-    if not 0 <= max_ratio <= 1 or multiple_of < 1:
-        raise PlanError(f"max_ratio={max_ratio} must be in [0, 1] and multiple_of={multiple_of} at least 1")
+    check_widths(multiple_of, max_ratio)
     held = frozen_groups(coupling, freeze)
     ladders = {
         group.name: ladder(group, multiple_of, 0.0 if group.name in held else max_ratio) for group in coupling.groups

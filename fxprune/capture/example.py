@@ -74,6 +74,11 @@ def run_example(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _check_values(tensors: list[Tensor]) -> None:
+    if torch.is_inference_mode_enabled() or any(tensor.is_inference() for tensor in tensors):
+        raise InputError(
+            "tensors of torch.inference_mode() cannot be traced or learned from: make the inputs and call this outside "
+            "of it; torch.no_grad() is no problem"
+        )
     if not tensors:
         raise InputError("example_inputs holds no tensor")
     for index, tensor in enumerate(tensors):

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import frozen_groups
+from fxprune.allocate import check_widths, frozen_groups
 from fxprune.capture import capture_info
 from fxprune.cost import cost
 from fxprune.coupling import analyze
@@ -67,10 +67,7 @@ class Configure(PassBase):
             raise PlanError(f"method {self.method!r} is not known; there are: {', '.join(METHODS)}")
         if self.budget.max_error is not None:
             raise BudgetError("max_error= needs a trained network; before training give flops=, params= or memory=")
-        if self.multiple_of < 1 or not 0 <= (self.max_ratio or 0) <= 1:
-            raise PlanError(
-                f"max_ratio={self.max_ratio} must be in [0, 1] and multiple_of={self.multiple_of} at least 1"
-            )
+        check_widths(self.multiple_of, 1.0 if self.max_ratio is None else self.max_ratio)
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Hand on coupling, cost and plan; the graph stays as it is."""

@@ -110,7 +110,7 @@ def test_a_budget_below_one_unit_a_group_is_refused_alike_by_all_methods(method:
     [
         ({"method": "magic"}, fp.PlanError, "method 'magic' is not known; there are: "),
         ({"budget": fp.Budget(max_error=0.1)}, BudgetError, "max_error= needs a trained network"),
-        ({"multiple_of": 0}, fp.PlanError, "multiple_of=0 at least 1"),
+        ({"multiple_of": 0}, fp.PlanError, "multiple_of=0 must be a whole number, at least 1"),
         ({"max_ratio": 2}, fp.PlanError, "max_ratio=2 must be in"),
         ({"freeze": ["nothing*"]}, fp.PlanError, "freeze='nothing\\*' matches no parameter"),
         ({"method": "snip"}, fp.PlanError, "method='snip' looks at a loss: give data="),
