@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx.passes.infra.pass_base import PassBase
+from torch.utils import _pytree as pytree
 
 from fxprune.allocate import patterns_of
 from fxprune.calibrate.images import Calibration, calibration_for
@@ -49,13 +50,11 @@ class Result:
     _inputs: tuple[tuple[Any, ...], Mapping[str, Any], bool] = field(repr=False)
 
     def program(self) -> ExportedProgram:
-        """A strict export of the model, with a dynamic batch where the original allows it."""
+        """A strict export of the model; batch and other sizes are dynamic as far as they were when it was captured."""
         args, kwargs, dynamic = self._inputs
-        names = [node.target for node in self.model.graph.nodes if node.op == "placeholder"]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        spec = {
-            str(name): {0: Dim.AUTO} if dynamic and isinstance(value, Tensor) else None for name, value in given.items()
-        }
+        values = {str(n.target): n.meta.get("val") for n in self.model.graph.nodes if n.op == "placeholder"}
+        given = [*list(values)[: len(args)], *kwargs]
+        spec = {name: pytree.tree_map(_dynamic_sizes, values[name]) for name in given}
         doubled = tuple(double_batch_of_one(value) if dynamic else value for value in args)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns about its own internals
@@ -76,6 +75,13 @@ class Result:
         """
         files = {"plan.json": self.plan.to_json(), "report.json": self.report.to_json()}
         return save(self.model, Path(directory), files)
+
+
+def _dynamic_sizes(value: Any) -> dict[int, Any] | None:
+    """Which sizes of a captured input may change, as torch.export wants to be told."""
+    sizes = enumerate(value.shape) if isinstance(value, Tensor) else ()
+    free = (dim for dim, size in sizes if isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None)
+    return dict.fromkeys(free, Dim.AUTO) or None
 
 
 def pipeline(

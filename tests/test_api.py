@@ -270,3 +270,13 @@ def test_weights_that_are_not_finite_are_named() -> None:
         model.get_parameter("head.weight")[0, 0] = torch.nan
     with pytest.raises(WeightsError, match="`head.weight` holds NaN"):
         fp.prune(model, images(), budget=HALF, calibration=DATA)
+
+
+def test_the_program_keeps_every_size_that_was_dynamic() -> None:
+    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    budget = fp.Budget(flops=0.7)
+    result = fp.prune(build("Residual"), images(), budget=budget, recipe="magnitude", dynamic_shapes=(sizes,))
+    program = result.program().module()
+    for shape in ((1, 3, 8, 8), (5, 3, 16, 12)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(program(x), result.model(x))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from fxprune.calibrate.contraction import Contraction, contractions
 from fxprune.calibrate.evaluate import Evaluator, attribute, centred, outputs_of, to_device
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
+from fxprune.calls import concrete_shape
 from fxprune.closed_form.moments import Moments
 from fxprune.closed_form.removal import System
 from fxprune.types import ChannelGroup, Coupling
@@ -177,8 +179,8 @@ def bytes_per_image(gm: fx.GraphModule) -> int:
     for node in gm.graph.nodes:
         value = node.meta.get("val")
         if node.op == "call_function" and isinstance(value, Tensor) and value.ndim:
-            total += value[0].numel() * value.element_size()
-    return int(total)
+            total += math.prod(concrete_shape(node)[1:]) * value.element_size()
+    return total
 
 
 def _root(matrix: Tensor) -> Tensor:
