@@ -22,8 +22,9 @@ from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
+from fxprune.diff import Diff, diff
 from fxprune.errors import FxpruneError
-from fxprune.passes.base import COUPLING, PLAN, clone, state
+from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
@@ -59,6 +60,10 @@ class Result:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.export warns about its own internals
             return torch.export.export(self.model, doubled, dict(kwargs), dynamic_shapes=spec, strict=True)
+
+    def diff(self) -> Diff:
+        """The dense network beside this one: modules and code; prints as text, notebooks show it in two columns."""
+        return diff(state(self.model)[DENSE], self.model)
 
     def save(self, directory: str | PathLike[str]) -> Path:
         """Write model.py, model.safetensors, plan.json and report.json into `directory`, all or nothing.

@@ -144,7 +144,7 @@ def _program(
     program: ExportedProgram, graph: fx.Graph, outputs: list[OutputSpec], tensors: Mapping[str, Tensor]
 ) -> ExportedProgram:
     """The program with another graph, other results and other tensors."""
-    state = {name: tensors[name] for name in program.state_dict}
+    state = _state(program, tensors)
     constants = {name: tensors.get(name, value) for name, value in program.constants.items()}
     return ExportedProgram(
         root=torch.nn.Module(),
@@ -157,3 +157,11 @@ def _program(
         constants=constants,
         verifiers=program.verifiers,
     )
+
+
+def _state(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The new tensors under the names of the old ones. A strict program also keeps names that its graph does not read:
+    another name of a tied tensor follows it, and a tensor by itself, as a counter of batches, stays as it is."""
+    kept = program.state_dict
+    renamed = {id(kept[name]): tensor for name, tensor in tensors.items() if name in kept}
+    return {name: tensors.get(name, renamed.get(id(old), old)) for name, old in kept.items()}

@@ -26,6 +26,7 @@ EXAMPLE = re.compile(r"```python\n(.*?)```\n(?:```text\n(.*?)```)?", re.DOTALL)
         "how-coupling-works.md",
         "theory.md",
         "pruning-at-initialisation.md",
+        "quantization.md",
         "adding-an-operator.md",
         "adding-an-importance.md",
         "adding-a-width-method.md",

@@ -115,6 +115,75 @@ def test_a_shrunk_program_loads_where_fxprune_is_not(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", dedent(script)], cwd=tmp_path, check=True)
 
 
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+@pytest.mark.parametrize("named", [False, True], ids=["automatic", "named"])
+def test_a_dynamic_batch_and_image_size_stay(strict: bool, named: bool) -> None:
+    free = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    limited = {0: Dim("batch"), 2: Dim("height", min=4, max=64), 3: Dim("width", min=4, max=64)}
+    model, x = build("Residual"), torch.randn(2, 3, 8, 10)
+    program = export(model, (x,), dynamic_shapes=(limited if named else free,), strict=strict)
+    data = torch.randn(32, 3, 8, 10)
+    small = fp.prune_exported(program, budget=fp.Budget(flops=0.6), calibration=data, recipe="fast")
+    assert list(small.state_dict) == list(program.state_dict) and set(small.state_dict) == set(model.state_dict())
+    for found in (small, reloaded(small)):
+        assert str(found.range_constraints) == str(program.range_constraints)
+        assert str(input_shape(found)) == str(input_shape(program))
+        for network in (found.module(), program.module()):  # what was given takes all sizes still, too
+            for batch, height, width in ((1, 8, 10), (5, 16, 12), (2, 32, 4)):
+                assert network(torch.randn(batch, 3, height, width)).shape == (batch, 3)
+
+
+def input_shape(program: ExportedProgram) -> torch.Size:
+    """Of the last input, which is the user's."""
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    return placeholders[-1].meta["val"].shape
+
+
+class TiedAndUnread(nn.Module):
+    """Two names of one weight, and a parameter and a buffer that nobody reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.first, self.second, self.last = (
+            nn.Linear(*sizes) for sizes in ((4, 6), (6, 6), (6, 6), (6, 2))
+        )
+        self.second.weight, self.spare = self.first.weight, nn.Parameter(torch.rand(3))
+        self.register_buffer("count", torch.tensor(7))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.second(torch.relu(self.first(torch.relu(self.enter(x)))))))
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_tensors_that_the_graph_does_not_read_keep_their_names(strict: bool) -> None:
+    model = TiedAndUnread().eval()
+    program = export(model, (torch.randn(2, 4),), dynamic_shapes=({0: Dim.AUTO},), strict=strict)
+    gm = fp.capture(program)
+    (group,) = fp.analyze(gm).groups
+    plan = fp.Plan({group.name: [0, 1, 4]})
+    small = fp.shrink(program, plan)
+    assert list(small.state_dict) == list(program.state_dict)
+    assert small.state_dict["first.weight"] is small.state_dict["second.weight"]
+    assert torch.equal(small.state_dict["spare"], model.spare) and int(small.state_dict["count"]) == 7
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(reloaded(small).module()(x), fp.shrink(gm, plan)(x))
+
+
+def test_statistics_of_a_program_in_training_are_written_where_they_were() -> None:
+    torch.manual_seed(0)
+    model, x = build("Residual").train(), torch.randn(4, 3, 8, 8)
+    program = export(model, (x,), dynamic_shapes=({0: Dim.AUTO},))
+    small = fp.prune_exported(program, budget=fp.Budget(params=0.7), recipe="magnitude")
+    assert [spec.target for spec in small.graph_signature.output_specs] == [
+        spec.target for spec in program.graph_signature.output_specs
+    ]
+    network = reloaded(small).module()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    network(x)
+    moved = {name for name, buffer in network.named_buffers() if not torch.equal(buffer, before[name])}
+    assert moved == set(before) == {name for name, _ in model.named_buffers()}
+
+
 def test_an_impossible_plan_is_refused() -> None:
     with pytest.raises(fp.PlanError, match="the plan names group 'nobody'"):
         fp.shrink(exported(build("Plain"), images()), fp.Plan({"nobody": [0]}))

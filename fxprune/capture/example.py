@@ -26,7 +26,7 @@ def evaluation(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             if type(module).train is not nn.Module.train and not isinstance(module, torch.fx.GraphModule):
                 module.train()  # drops what a module keeps of its parameters in evaluation, as timm's LeViT does
-        model.eval()
+        nn.Module.train(model, False) if isinstance(model, torch.fx.GraphModule) else model.eval()  # exports refuse it
         yield
     finally:
         for module, training in flags:

@@ -17,6 +17,7 @@ from fxprune.capture.example import attributes_kept, double_batch_of_one, evalua
 from fxprune.capture.functional import functionalize
 from fxprune.capture.inline import inline_contexts
 from fxprune.capture.record import META, Capture, is_captured, remember
+from fxprune.capture.refuse import refuse_graph, refuse_missing_parameters, refuse_quantized_weights
 from fxprune.errors import CaptureError, InputError, user_line
 
 
@@ -38,12 +39,15 @@ def capture(
     buffers and inputs that the forward writes get their new values in `copy_` calls at the end. Dataclasses among the
     results are registered with torch.export.
 
-    Raises CaptureError where the model cannot be traced and InputError where the inputs do not fit it.
+    Raises CaptureError where the model cannot be traced, is quantized already, or has its parameters as inputs, and
+    InputError where the inputs do not fit it.
     """
     if isinstance(model, ExportedProgram):
         return _from_program(model)
-    if isinstance(model, fx.GraphModule) and is_captured(model):
-        return model
+    if isinstance(model, fx.GraphModule):
+        refuse_graph(model)
+        if is_captured(model):
+            return model
     if not isinstance(model, nn.Module):
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: give an nn.Module, GraphModule or ExportedProgram"
@@ -53,6 +57,9 @@ def capture(
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     kwargs = dict(example_kwargs or {})
     _check_names(model)
+    refuse_quantized_weights(model)
+    if isinstance(model, fx.GraphModule):
+        refuse_missing_parameters(model, args, kwargs)
     with evaluation(model), attributes_kept(model), _without_fused_attention():
         run_example(model, args, kwargs)
         program, notes = _export(model, args, kwargs, dynamic_shapes)
@@ -154,6 +161,7 @@ def _unlifted(
     for node in list(gm.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             gm.graph.erase_node(node)
+    refuse_graph(gm)
     functionalize(gm)
     gm.graph.eliminate_dead_code()
     gm.recompile()

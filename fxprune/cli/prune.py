@@ -101,7 +101,10 @@ def _pruned(network: Network, budget: fp.Budget, partial: Path, options: Mapping
 def _prepare(partial: Path, resume: bool) -> None:
     """Start afresh, without the state of an earlier run, unless the user wants to go on from it."""
     if not resume:
+        found = holds_state(partial)
         discard_state(partial)
+        if found:
+            note(f"the state of an interrupted run in {partial} was dropped: --resume would have gone on from it")
     elif not holds_state(partial):
         note(f"there is no state in {partial}: starting afresh")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.capture import META
+from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.errors import CalibrationError, RewriteError, describe
 
 # keys of what passes hand on in meta[META]
@@ -46,7 +47,14 @@ def require(gm: fx.GraphModule, reader: str, *keys: str) -> None:
     if missing == [CALIBRATION]:
         raise CalibrationError(f"{reader} needs images to correct by: give calibration= a few hundred, unlabelled")
     if missing:
-        raise RewriteError(f"{reader} needs {', '.join(missing)} in gm.meta[{META!r}]: run the earlier passes first")
+        makers = " and ".join(dict.fromkeys("Shrink" if key == DENSE else "Choose" for key in reversed(missing)))
+        raise RewriteError(f"{reader} needs {', '.join(missing)} in gm.meta[{META!r}]: run {makers} before it")
+
+
+def require_operators(gm: fx.GraphModule, reader: str) -> None:
+    """Raise RewriteError where the graph has been lifted: no calls of operators are left to work on."""
+    if isinstance(gm.graph._codegen, ReadableCodeGen):
+        raise RewriteError(f"{reader} works on ATen calls, and Lift has run: put it before Lift, or capture anew")
 
 
 def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
@@ -108,6 +116,18 @@ class _Refresh(fx.Interpreter):
         return result
 
 
+@contextmanager
+def without_guards(gm: fx.GraphModule) -> Iterator[None]:
+    """Reading a symbolic size as a number inside leaves the size free; else it would be fixed in every graph that
+    shares its symbol, the user's own program among them."""
+    mode = detect_fake_mode([node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"])
+    if not isinstance(mode, FakeTensorMode) or mode.shape_env is None:
+        yield
+        return
+    with mode.shape_env.suppress_guards():
+        yield
+
+
 def refresh_metadata(gm: fx.GraphModule) -> None:
     """Make `meta["val"]` of every node true again by running the graph on fake tensors.
 
@@ -119,12 +139,9 @@ def refresh_metadata(gm: fx.GraphModule) -> None:
         raise RewriteError("the graph carries no fake tensors in its metadata: capture it with fxprune.capture")
     interpreter = _Refresh(gm, mode)
     interpreter.extra_traceback = False
-    shapes = mode.shape_env
     try:
-        # a guard that an op adds here would fix the batch size in every graph that shares its symbol; and without the
-        # Python dispatcher, kernels such as that of LSTM ask for sizes as numbers
-        guards = shapes.suppress_guards() if shapes is not None else nullcontext()
-        with mode, torch.no_grad(), guards, enable_python_dispatcher():
+        # without the Python dispatcher, kernels such as that of LSTM ask for sizes as numbers
+        with mode, torch.no_grad(), without_guards(gm), enable_python_dispatcher():
             interpreter.run(*inputs, enable_io_processing=False)
     except Exception as error:
         where = f" at {describe(interpreter.current)}" if interpreter.current is not None else ""

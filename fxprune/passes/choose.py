@@ -21,9 +21,9 @@ from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
-from fxprune.errors import BudgetError, CalibrationError, PlanError, WeightsError
+from fxprune.errors import BudgetError, CalibrationError, PlanError, RewriteError, WeightsError
 from fxprune.importance import IMPORTANCES, needs_images
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, state
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, require_operators, state, without_guards
 from fxprune.passes.search import smallest_plan
 from fxprune.progress import Progress, silent
 from fxprune.select import select
@@ -52,12 +52,13 @@ class Choose(PassBase):
     max_ratio: float | None = None
     seed: int = 0
     heads: bool = False
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is data where data is needed."""
         capture_info(graph_module)
+        require_own_plan(graph_module, "Choose")
         if self.allocation not in METHODS:
             raise PlanError(f"allocation {self.allocation!r} is not known; there are: {', '.join(METHODS)}")
         seen = self.calibration is not None or CALIBRATION in state(graph_module)
@@ -74,6 +75,7 @@ class Choose(PassBase):
         found = state(graph_module)
         if PLAN in found:
             return PassResult(graph_module, False)
+        require_operators(graph_module, "Choose")
         coupling = analyze(graph_module, self.heads)
         for name, parameter in graph_module.named_parameters():
             if parameter.is_floating_point() and not torch.isfinite(parameter).all():
@@ -84,7 +86,8 @@ class Choose(PassBase):
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
         known = self.checkpoint.load("choose")
-        plan = Plan.from_json(known["plan"]) if known else self._plan(graph_module)
+        with without_guards(graph_module):
+            plan = Plan.from_json(known["plan"]) if known else self._plan(graph_module)
         self.checkpoint.save("choose", {"plan": plan.to_json()})
         found[PLAN] = plan
         return PassResult(graph_module, False)
@@ -136,6 +139,14 @@ class Choose(PassBase):
             removals[group.name] = score(group, tensors, systems_of(group, coupling, observed, gm))
             self.progress("score", done + 1, len(coupling.groups))
         return measured(gm, coupling, removals, observed, calibration, progress=measuring)
+
+
+def require_own_plan(gm: fx.GraphModule, reader: str) -> None:
+    """Raise RewriteError where there is a plan without its cost: one that no pass has chosen."""
+    if PLAN in state(gm) and COST not in state(gm):
+        raise RewriteError(
+            f"{reader} came too late: there is a plan already, or Shrink has run. Capture anew for another"
+        )
 
 
 def tensors_of(gm: fx.GraphModule) -> dict[str, Tensor]:

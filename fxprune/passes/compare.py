@@ -9,7 +9,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calibrate.judge import layer_errors
 from fxprune.coupling.kept import Kept
-from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, state, teacher
+from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, require_operators, state, teacher
 from fxprune.passes.shrink import shrink
 
 ERRORS = "errors"
@@ -32,6 +32,7 @@ class Compare(PassBase):
         """Run the dense, the merely shrunk and the corrected network; the graph stays as it is."""
         found = state(graph_module)
         if ERRORS not in found:
+            require_operators(graph_module, "Compare")
             original = teacher(graph_module)
             kept = Kept.under(found[COUPLING], found[PLAN])
             before, after = (

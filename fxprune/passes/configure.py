@@ -16,8 +16,8 @@ from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.errors import BudgetError, PlanError
-from fxprune.passes.base import COST, COUPLING, PLAN, state
-from fxprune.passes.choose import input_specs, nothing_shrinks
+from fxprune.passes.base import COST, COUPLING, PLAN, require_operators, state
+from fxprune.passes.choose import input_specs, nothing_shrinks, require_own_plan
 from fxprune.types import Budget, ChannelGroup, Coupling, Plan
 from fxprune.widths import (
     GROWTH,
@@ -63,6 +63,7 @@ class Configure(PassBase):
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and the options are known."""
         capture_info(graph_module)
+        require_own_plan(graph_module, "Configure")
         if self.method not in METHODS:
             raise PlanError(f"method {self.method!r} is not known; there are: {', '.join(METHODS)}")
         if self.budget.max_error is not None:
@@ -74,6 +75,7 @@ class Configure(PassBase):
         found = state(graph_module)
         if PLAN in found:
             return PassResult(graph_module, False)
+        require_operators(graph_module, "Configure")
         coupling = analyze(graph_module, self.heads)
         if not coupling.groups:
             raise PlanError(nothing_shrinks(coupling))

@@ -12,7 +12,7 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calls import bound_arguments
 from fxprune.errors import RewriteError, describe
-from fxprune.passes.base import replace_tensor
+from fxprune.passes.base import replace_tensor, require_operators
 from fxprune.passes.reconstruct import CORRECTION
 
 
@@ -25,6 +25,8 @@ class Fuse(PassBase):
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Fold every correction; without any, nothing changes."""
         corrections = [node for node in graph_module.graph.nodes if node.meta.get(CORRECTION)]
+        if corrections:
+            require_operators(graph_module, "Fuse")
         for node in corrections:
             _fold(graph_module, node)
         if corrections:

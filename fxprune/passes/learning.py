@@ -41,7 +41,7 @@ class Learning(PassBase):
     augment: bool = True
     seed: int = 0
     memory: int = 2 << 30
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Report = field(default=unheard, repr=False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:

@@ -15,7 +15,7 @@ from fxprune.calls import argument, concrete, concrete_shape, dim_argument, sour
 from fxprune.coupling import analyze
 from fxprune.coupling.reduce import reduced_dims
 from fxprune.errors import RewriteError, describe
-from fxprune.passes.base import COUPLING, DENSE, state
+from fxprune.passes.base import COUPLING, DENSE, require_operators, state
 from fxprune.types import Coupling
 
 aten = torch.ops.aten
@@ -49,6 +49,7 @@ class PinSizes(PassBase):
         """Rewrite in place; `meta["val"]` and names stay. A graph that has been shrunk is left alone."""
         if DENSE in state(graph_module):
             return PassResult(graph_module, False)
+        require_operators(graph_module, "PinSizes")
         coupling = analyze(graph_module, self.heads)
         state(graph_module)[COUPLING] = coupling  # pinning changes no field
         found = pinnable(graph_module, coupling)

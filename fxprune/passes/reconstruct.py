@@ -32,6 +32,7 @@ from fxprune.passes.base import (
     replace_tensor,
     require,
     require_finite,
+    require_operators,
     state,
     teacher,
 )
@@ -63,7 +64,7 @@ class Reconstruct(PassBase):
     rows_per_image: int = 32
     seed: int = 0
     memory: int = 2 << 30
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Report = field(default=unheard, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
@@ -75,6 +76,7 @@ class Reconstruct(PassBase):
         found = state(graph_module)
         if RECONSTRUCTED in found or not found[CALIBRATION].teaches:
             return PassResult(graph_module, False)
+        require_operators(graph_module, "Reconstruct")
         found[RECONSTRUCTED] = True
         original, calibration = teacher(graph_module), found[CALIBRATION]
         items = contractions(graph_module)
@@ -184,6 +186,7 @@ def _insert(gm: fx.GraphModule, item: Contraction, offset: Tensor) -> None:
     gm.register_buffer(name, offset)
     with gm.graph.inserting_after(node):
         constant = gm.graph.get_attr(name)
+    constant.meta["val"] = node.meta["val"].fake_mode.from_tensor(offset, static_shapes=True)
     with gm.graph.inserting_after(constant):
         total = gm.graph.call_function(torch.ops.aten.add.Tensor, (node, constant))
     total.meta = {**node.meta, CORRECTION: True}

@@ -8,7 +8,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.calibrate.descent import trainable
-from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, state
+from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, require_operators, state
 from fxprune.passes.learning import Learning, put_if_better
 
 REFINED = "refined"
@@ -46,6 +46,7 @@ class Refine(Learning):
         """Train on the calibration images; a second run changes nothing."""
         if REFINED in state(graph_module) or not self._can_learn(graph_module):
             return PassResult(graph_module, False)
+        require_operators(graph_module, "Refine")
         state(graph_module)[REFINED] = True
         lesson = self._lesson(graph_module)
         _, best = self._descent(graph_module, lesson).run(lesson, trainable(graph_module))

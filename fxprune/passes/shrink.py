@@ -14,7 +14,16 @@ from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, describe, shape_of
-from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, refresh_metadata, replace_tensors, state
+from fxprune.passes.base import (
+    COUPLING,
+    DENSE,
+    PLAN,
+    clone,
+    refresh_metadata,
+    replace_tensors,
+    require_operators,
+    state,
+)
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.sizes import RESIZE, moved_positions, same_shape, set_argument
 from fxprune.types import Plan
@@ -43,6 +52,7 @@ class Shrink(PassBase):
         """Rewrite in place, unless the graph has been shrunk already."""
         if DENSE in state(graph_module):
             return PassResult(graph_module, False)
+        require_operators(graph_module, "Shrink")
         plan = self.plan or state(graph_module)[PLAN]
         coupling = analyze(graph_module, plan.heads)
         plan = check_plan(coupling, plan)

@@ -20,6 +20,7 @@ from fxprune.passes.base import (
     note_stage,
     replace_tensor,
     require,
+    require_operators,
     state,
 )
 from fxprune.passes.learning import Learning
@@ -60,6 +61,7 @@ class Squeeze(Learning):
         found = state(graph_module)
         if SQUEEZED in found or DENSE in found or not self._can_learn(graph_module):
             return PassResult(graph_module, False)
+        require_operators(graph_module, "Squeeze")
         found[TEACHER], found[SQUEEZED] = clone(graph_module), True
         weights = self._descend(graph_module)
         before, after = (self._corrected(graph_module, each) for each in ({}, weights))

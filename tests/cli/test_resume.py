@@ -97,7 +97,11 @@ def test_the_state_of_another_run_is_refused(small: Callable[..., Result]) -> No
 
 def test_without_resume_the_state_of_another_run_is_dropped(small: Callable[..., Result]) -> None:
     Checkpoint.open("out.partial", {"made_by": "a test"}).save("choose", {"step": 1})
-    assert (small().exit_code, names_in(Path())) == (0, ["out"])
+    result = small()
+    assert (result.exit_code, names_in(Path())) == (0, ["out"])
+    assert result.stderr == (
+        "note: the state of an interrupted run in out.partial was dropped: --resume would have gone on from it\n"
+    )
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
