@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
 from fxprune.diff import Diff, diff
+from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
 from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, state
 from fxprune.passes.lift import Lift
@@ -30,6 +32,7 @@ from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
 from fxprune.recipes import Settings, passes_of
 from fxprune.report import Report
+from fxprune.report_html import page
 from fxprune.summary import summary
 from fxprune.types import Budget, Coupling, Plan
 
@@ -38,7 +41,8 @@ from fxprune.types import Budget, Coupling, Plan
 class Result:
     """What `prune` returns.
 
-    model: the smaller network as a module-level GraphModule, with the original's names; in evaluation mode.
+    model: the smaller network as a module-level GraphModule, with the original's names; in evaluation mode, and where
+        it was cropped before training in the mode of the original.
     report: before and after, per group; prints as a table; .to_json(), .to_html().
     plan: which units of which group stay.
     coupling: which channels went together, and what was held.
@@ -64,6 +68,15 @@ class Result:
     def diff(self) -> Diff:
         """The dense network beside this one: modules and code; prints as text, notebooks show it in two columns."""
         return diff(state(self.model)[DENSE], self.model)
+
+    def to_html(self) -> str:
+        """The report as one web page, with the coupling as a drawing, the code before and after, and the plan."""
+        further = {
+            "Coupling": draw(self.coupling, self.plan),
+            "Before and after": self.diff().to_html(),
+            "Plan": f"<details><summary>as JSON</summary><pre>{escape(self.plan.to_json())}</pre></details>",
+        }
+        return page(self.report.to_dict(), further)
 
     def save(self, directory: str | PathLike[str]) -> Path:
         """Write model.py, model.safetensors, plan.json and report.json into `directory`, all or nothing.

@@ -31,8 +31,11 @@ svg { width: 100%; height: auto; margin: .4rem 0 1rem } svg text { fill: var(--s
 """.strip()
 
 
-def page(data: Mapping[str, Any]) -> str:
-    """The whole page. Every text that comes from the model is escaped."""
+def page(data: Mapping[str, Any], further: Mapping[str, str] | None = None) -> str:
+    """The whole page. Every text that comes from the model is escaped.
+
+    further: sections by title, of HTML that is escaped already.
+    """
     sections = [
         _proof(data["verification"], data["unverified"]),
         _section("Warnings", _items(data["weak"])),
@@ -43,6 +46,7 @@ def page(data: Mapping[str, Any]) -> str:
         _section("Held-out error of the outputs", _stages(data["stages"], data["max_error"])),
         _section("Errors of the layer outputs", error_plot(data["layers"]) + _layers(data["layers"])),
         _section("Held axes", _held(data["held"])),
+        *(_section(escape(title), body) for title, body in (further or {}).items()),
         _section("Seconds", _seconds(data["seconds"])),
     ]
     return (

@@ -17,7 +17,7 @@ def write(result: fp.Result, out: Path, html: Path | None) -> None:
     """Write the network to the folder `out`, and its report as a page to `html`. Raises OutputError."""
     result.save(out)
     if html is not None:
-        _write_page(html, result.report.to_html())
+        _write_page(html, result.to_html())
 
 
 def show(report: fp.Report, out: Path, as_json: bool) -> None:
