@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Real
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import BudgetError, PlanError
+from fxprune.rectangles import rectangles
 
 if TYPE_CHECKING:
     from torch import nn
@@ -93,7 +94,7 @@ class ChannelGroup:
     def _slices(self) -> list[tuple[Slice, ...]]:
         parts: list[list[Slice]] = [[] for _ in range(self.width)]
         for param, ids, role in self.sources:
-            for unit, index in _rectangles(ids - self.offset, self.width):
+            for unit, index in rectangles(ids - self.offset, self.width):
                 parts[unit].append(Slice(param, index, role))
         return [tuple(part) for part in parts]
 
@@ -101,30 +102,6 @@ class ChannelGroup:
     def step(self) -> int:
         """The fewest units that can leave together: one from each block."""
         return max(1, len(self.blocks))
-
-
-def _rectangles(units: Tensor, width: int) -> Iterator[tuple[int, tuple[tuple[int, ...] | None, ...]]]:
-    """Each unit below `width` with the outer products of positions that it covers in `units`."""
-    varying = [dim for dim, size in enumerate(units.shape) if size > 1]
-    found = ((units >= 0) & (units < width)).nonzero()
-    cells: dict[int, dict[int, list[tuple[int, ...]]]] = {}
-    for unit, position in zip(units[tuple(found.T)].tolist(), found[:, varying].tolist(), strict=True):
-        cells.setdefault(unit, {}).setdefault(position[-1], []).append(tuple(position[:-1]))
-    for unit in sorted(cells):
-        lines: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for last, rows in cells[unit].items():
-            lines.setdefault(tuple(rows), []).append(last)
-        for cell_rows, columns in lines.items():
-            for block in _outer_products(cell_rows):
-                positions = dict(zip(varying, (*block, tuple(columns)), strict=True))
-                yield unit, tuple(positions.get(dim) for dim in range(units.ndim))
-
-
-def _outer_products(rows: tuple[tuple[int, ...], ...]) -> list[tuple[tuple[int, ...], ...]]:
-    """`rows` as one outer product of positions where it is one, else row by row."""
-    sides = tuple(tuple(sorted(set(side))) for side in zip(*rows, strict=True))
-    whole = math.prod(map(len, sides)) == len(rows)
-    return [sides] if whole else [tuple((position,) for position in row) for row in rows]
 
 
 @dataclass(frozen=True, eq=False)

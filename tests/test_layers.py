@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("report", "report_html", "report_charts", "drawing"),
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
-    ("calls", "progress", "types", "errors", "checkpoint"),
+    ("calls", "progress", "types", "rectangles", "errors", "checkpoint"),
 )
 RANK = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 
