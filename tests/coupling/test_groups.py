@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fxprune as fp
+from fxprune.errors import CaptureError
+from fxprune.passes.base import clone
 from tests.networks import build, images
 
 GOLDEN = {
@@ -165,3 +167,11 @@ def test_residual_with_the_input_is_held() -> None:
 
     coupling = fp.analyze(fp.capture(FromInput(), images()))
     assert "combined with an axis that cannot shrink in `add`" in coupling.held[fp.Axis("conv.weight", 0)]
+
+
+def test_a_call_without_metadata_is_named() -> None:
+    gm = clone(fp.capture(build("Residual"), images()))
+    node = next(node for node in gm.graph.nodes if node.op == "call_function" and "relu" in node.name)
+    del node.meta["val"]
+    with pytest.raises(CaptureError, match=r"`relu` .*has no meta\['val'\], which a pass that adds a call must set"):
+        fp.analyze(gm)
