@@ -68,8 +68,16 @@ def _holds_tensors(model: nn.Module) -> bool:
 
 
 def _weight(node: fx.Node) -> fx.Node | None:
-    """The input that a call takes as its weight, possibly transposed; None where it takes none."""
-    weight = bound_arguments(node).get("mat2" if node.target is torch.ops.aten.addmm.default else "weight")
-    while isinstance(weight, fx.Node) and weight.op == "call_function" and len(weight.all_input_nodes) == 1:
-        weight = weight.all_input_nodes[0]
-    return weight if isinstance(weight, fx.Node) and weight.op == "placeholder" else None
+    """The input that a call takes as its weight, possibly transposed, and as nothing else; None where it takes none."""
+    arguments = bound_arguments(node)
+    given = arguments.pop("mat2" if node.target is torch.ops.aten.addmm.default else "weight", None)
+    weight = _root(given)
+    others = {_root(other) for other in arguments.values()}
+    return weight if weight is not None and weight.op == "placeholder" and weight not in others else None
+
+
+def _root(value: Any) -> fx.Node | None:
+    """What a value is made of by calls that read one tensor each."""
+    while isinstance(value, fx.Node) and value.op == "call_function" and len(value.all_input_nodes) == 1:
+        value = value.all_input_nodes[0]
+    return value if isinstance(value, fx.Node) else None

@@ -26,9 +26,9 @@ def analyze(gm: fx.GraphModule, heads: bool = False) -> Coupling:
 
     Raises CaptureError where `capture` did not make the graph, or a call in it has no metadata.
     """
+    names = capture_info(gm).names
     _require_metadata(gm)
     partition = Partition()
-    names = capture_info(gm).names
     births = give_birth(gm, names, partition)
     flow = propagate(gm, births, partition, heads)
     if _hold_orphans(births, partition, flow):
