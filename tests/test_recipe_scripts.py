@@ -13,9 +13,13 @@ from fxprune.importance import IMPORTANCES
 FOLDER = Path(__file__).parents[1] / "docs" / "recipes"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
 INT8 = "torchvision_to_int8.py"
+LONG = {"detector_backbone.py", "own_importance.py", "segmentation.py", "torchvision_classifier.py"}
 
 
-@pytest.mark.parametrize("script", [script for script in SCRIPTS if script != INT8])
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LONG else []) for name in SCRIPTS if name != INT8],
+)
 def test_it_runs(
     script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
