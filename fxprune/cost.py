@@ -64,9 +64,11 @@ class Cost:
 
     def terms(self, kind: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A cost as a posynomial: the factors [terms] and the exponents of the widths [terms, groups] of its terms."""
-        polynomial = sympy.Poly(getattr(self, kind), *self.symbols.values())
-        exponents, factors = zip(*polynomial.terms(), strict=True)
-        return np.array(factors, dtype=np.float64), np.array(exponents, dtype=np.float64)
+        if kind not in self._terms:
+            polynomial = sympy.Poly(getattr(self, kind), *self.symbols.values())
+            exponents, factors = zip(*polynomial.terms(), strict=True)
+            self._terms[kind] = np.array(factors, dtype=np.float64), np.array(exponents, dtype=np.float64)
+        return self._terms[kind]
 
     def _function(self, kind: str) -> Callable[..., float]:
         if kind not in self._functions:
@@ -79,6 +81,10 @@ class Cost:
             made = sympy.lambdify(list(self.symbols.values()), expressions, "numpy", cse=True)
             self._functions_of_arrays[kinds] = made
         return self._functions_of_arrays[kinds]
+
+    @cached_property
+    def _terms(self) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        return {}  # expanding a large network's takes seconds
 
     @cached_property
     def _functions(self) -> dict[str, Callable[..., float]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator
-from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder
+from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
 from fxprune.allocate.solve import allotted, smallest
 from fxprune.closed_form.removal import Removal
 from fxprune.errors import PlanError
@@ -25,6 +25,7 @@ __all__ = [
     "check_widths",
     "foretold",
     "frozen_groups",
+    "ladder_between",
     "patterns_of",
 ]
 

@@ -152,10 +152,15 @@ class Problem:
 
 def ladder(group: ChannelGroup, multiple_of: int, max_ratio: float) -> list[int]:
     """The widths that a group may have, widest first."""
-    step = math.lcm(group.step, multiple_of)
-    least = max(group.step, math.ceil(round((1 - max_ratio) * group.width, 9)))
-    below = [width for width in range(step, group.width, step) if width >= least]
-    return [group.width, *reversed(below)]
+    return ladder_between(group, multiple_of, math.ceil(round((1 - max_ratio) * group.width, 9)), group.width)
+
+
+def ladder_between(group: ChannelGroup, multiple_of: int, least: float, most: float) -> list[int]:
+    """The whole widths between two bounds that a group may have, widest first: multiples, and the original's own."""
+    step, rounding = math.lcm(group.step, multiple_of), 1e-6
+    first = max(1, math.ceil(least / step - rounding)) * step
+    found = {*range(first, math.floor(most + rounding) + 1, step)}
+    return sorted(found | {group.width} if group.width <= most else found, reverse=True)
 
 
 def error_at(removal: Removal, width: int) -> float:

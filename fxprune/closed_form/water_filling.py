@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-Numbers = NDArray[np.float64]
+from fxprune.closed_form.posynomial import Numbers
 
 
 def water_filling(costs: Numbers, limit: float, most: float = 1.0) -> Numbers:

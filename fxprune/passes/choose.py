@@ -94,13 +94,7 @@ class Choose(PassBase):
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """The plan is possible, and fits."""
-        found = state(graph_module)
-        plan = check_plan(found[COUPLING], found[PLAN])
-        kinds = self.budget.kinds
-        spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()}, kinds)
-        for kind, limit in self.budget.absolute(found[COST].evaluate(kinds=kinds)).items():
-            if spent[kind] > limit:
-                raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
+        check_fits(graph_module, self.budget)
 
     def _plan(self, gm: fx.GraphModule) -> Plan:
         """Score, allocate and select."""
@@ -139,6 +133,16 @@ class Choose(PassBase):
             removals[group.name] = score(group, tensors, systems_of(group, coupling, observed, gm))
             self.progress("score", done + 1, len(coupling.groups))
         return measured(gm, coupling, removals, observed, calibration, progress=measuring)
+
+
+def check_fits(gm: fx.GraphModule, budget: Budget) -> None:
+    """Raise PlanError where the plan that is handed on is impossible, BudgetError where it leaves too much."""
+    found = state(gm)
+    plan, kinds = check_plan(found[COUPLING], found[PLAN]), budget.kinds
+    spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()}, kinds)
+    for kind, limit in budget.absolute(found[COST].evaluate(kinds=kinds)).items():
+        if spent[kind] > limit:
+            raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
 
 
 def require_own_plan(gm: fx.GraphModule, reader: str) -> None:

@@ -10,14 +10,13 @@ import torch
 from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import check_widths, frozen_groups
+from fxprune.allocate import check_widths, frozen_groups, ladder_between
 from fxprune.capture import capture_info
 from fxprune.cost import cost
 from fxprune.coupling import analyze
-from fxprune.coupling.check import check_plan
 from fxprune.errors import BudgetError, PlanError
 from fxprune.passes.base import COST, COUPLING, PLAN, require_operators, state
-from fxprune.passes.choose import input_specs, nothing_shrinks, require_own_plan
+from fxprune.passes.choose import check_fits, input_specs, nothing_shrinks, require_own_plan
 from fxprune.types import Budget, ChannelGroup, Coupling, Plan
 from fxprune.widths import (
     GROWTH,
@@ -27,7 +26,6 @@ from fxprune.widths import (
     Setting,
     check_reachable,
     configured,
-    ladder_of,
     layers_of,
     rounded,
     slopes_of,
@@ -90,12 +88,7 @@ class Configure(PassBase):
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """The plan is possible, and fits."""
-        found = state(graph_module)
-        plan, kinds = check_plan(found[COUPLING], found[PLAN]), self.budget.kinds
-        spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()}, kinds)
-        for kind, limit in self.budget.absolute(found[COST].evaluate(kinds=kinds)).items():
-            if spent[kind] > limit:
-                raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
+        check_fits(graph_module, self.budget)
 
     def _setting(self, gm: fx.GraphModule, coupling: Coupling) -> tuple[Setting, dict[str, list[int]]]:
         """The problem that the method is given, and the whole widths that each group may have."""
@@ -106,7 +99,7 @@ class Configure(PassBase):
             fixed = group.name in frozen or not slopes[group.name]  # no layer of the objective speaks for it
             least = group.width if fixed else (1 - (1.0 if self.max_ratio is None else self.max_ratio)) * group.width
             most = group.width * (GROWTH if self.grow and not fixed else 1)
-            ladders[group.name] = ladder_of(group, self.multiple_of, least, most)
+            ladders[group.name] = ladder_between(group, self.multiple_of, least, most)
         setting = Setting(
             gm=gm,
             coupling=coupling,

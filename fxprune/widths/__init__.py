@@ -14,7 +14,7 @@ from fxprune.widths.convex import (
 )
 from fxprune.widths.layers import Layer, layers_of
 from fxprune.widths.record import Configured, configured
-from fxprune.widths.rounding import ladder_of, rounded
+from fxprune.widths.rounding import rounded
 from fxprune.widths.setting import GROWTH, METHODS, SLACK, Choice, Setting, method
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "check_reachable",
     "configured",
     "densities_at",
-    "ladder_of",
     "layer_densities",
     "layers_of",
     "method",

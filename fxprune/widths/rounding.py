@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,19 +10,10 @@ from numpy.typing import NDArray
 from fxprune.allocate.exchange import exchanged
 from fxprune.allocate.problem import Problem, Rungs
 from fxprune.allocate.solve import fill
-from fxprune.types import ChannelGroup
 from fxprune.widths.convex import slopes_of
 from fxprune.widths.setting import Choice, Setting
 
 _ROUNDING = 1e-6  # relative; a width that a solver gives as 15.9999999 is 16
-
-
-def ladder_of(group: ChannelGroup, multiple_of: int, least: float, most: float) -> list[int]:
-    """The whole widths that a group may have, widest first: multiples, and the original's own."""
-    step = math.lcm(group.step, multiple_of)
-    first = max(1, math.ceil(least / step - _ROUNDING)) * step
-    found = {*range(first, math.floor(most + _ROUNDING) + 1, step)}
-    return sorted(found | {group.width} if group.width <= most else found, reverse=True)
 
 
 def rounded(setting: Setting, choice: Choice, ladders: Mapping[str, Sequence[int]]) -> dict[str, int]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 import fxprune as fp
+from fxprune.allocate import ladder_between
 from fxprune.types import ChannelGroup
-from fxprune.widths import METHODS, Choice, Setting, ladder_of, rounded
+from fxprune.widths import METHODS, Choice, Setting, rounded
 from tests.widths.settings import FAMILIES, family
 
 
 def ladders_of(setting: Setting, multiple_of: int = 1) -> dict[str, list[int]]:
     groups = setting.coupling.groups
-    return {g.name: ladder_of(g, multiple_of, setting.least[g.name], setting.most[g.name]) for g in groups}
+    return {g.name: ladder_between(g, multiple_of, setting.least[g.name], setting.most[g.name]) for g in groups}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -47,10 +48,10 @@ def group(width: int, blocks: tuple[tuple[int, ...], ...] = ()) -> ChannelGroup:
 
 
 def test_ladders() -> None:
-    assert ladder_of(group(10), 4, 1, 10) == [10, 8, 4]
-    assert ladder_of(group(10), 4, 5, 10) == [10, 8]
-    assert ladder_of(group(10), 1, 10, 10) == [10]
-    assert ladder_of(group(6, ((0, 1, 2), (3, 4, 5))), 1, 1, 6) == [6, 4, 2]
-    assert ladder_of(group(6, ((0, 1, 2), (3, 4, 5))), 3, 1, 6) == [6]
-    assert ladder_of(group(5), 1, 4, 8) == [8, 7, 6, 5, 4]
-    assert ladder_of(group(5), 4, 1, 10) == [8, 5, 4]
+    assert ladder_between(group(10), 4, 1, 10) == [10, 8, 4]
+    assert ladder_between(group(10), 4, 5, 10) == [10, 8]
+    assert ladder_between(group(10), 1, 10, 10) == [10]
+    assert ladder_between(group(6, ((0, 1, 2), (3, 4, 5))), 1, 1, 6) == [6, 4, 2]
+    assert ladder_between(group(6, ((0, 1, 2), (3, 4, 5))), 3, 1, 6) == [6]
+    assert ladder_between(group(5), 1, 4, 8) == [8, 7, 6, 5, 4]
+    assert ladder_between(group(5), 4, 1, 10) == [8, 5, 4]
