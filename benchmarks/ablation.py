@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -23,9 +22,9 @@ import torch
 from torch.fx.passes.infra.pass_base import PassBase
 
 import fxprune as fp
-from benchmarks.accuracy_data import ROOT, SETTINGS, build, calibration, flops, judge, library
+from benchmarks.accuracy_data import ROOT, SETTINGS, build, calibration, flops, judge
 from benchmarks.accuracy_ours import passes, run, without
-from benchmarks.accuracy_records import Record, add_arguments, load, measure_all, parsed, spread, write
+from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed, spread, write
 from benchmarks.accuracy_rows import Task
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.allocate import METHODS
@@ -145,18 +144,14 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, and write what was measured."""
     options = arguments()
-    if options.one:
-        network, variant, share, seed = options.one
-        print(json.dumps(measure(Run(network, variant, float(share), int(seed)), options)))
-        return
-    failed = 0
-    if not options.table_only:
-        library()
-        failed = measure_all("benchmarks.ablation", list(runs(options)), (), options, (_called, _found))
-    if options.write or options.table_only:
+
+    def one(network: str, variant: str, share: str, seed: str) -> Record:
+        return measure(Run(network, variant, float(share), int(seed)), options)
+
+    def document() -> None:
         write(PAGE, "ablation", "\n".join(table(list(load(options.results, KEY).values()))))
-    if failed:
-        raise SystemExit(f"{failed} runs failed; the others are in {options.results}")
+
+    carry_out("benchmarks.ablation", options, one, lambda: runs(options), (_called, _found), document)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import resource
 import time
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import accuracy_folding, accuracy_ours, accuracy_peers, accuracy_plot, accuracy_retrain, accuracy_table
-from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, flops, judge, library
-from benchmarks.accuracy_records import Record, add_arguments, load, measure_all, parsed
+from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, flops, judge
+from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed
 from benchmarks.accuracy_rows import KEY, PARTS, ROWS, Make, Task
 
 RESULTS = ROOT / "build" / "accuracy.jsonl"
@@ -111,21 +110,17 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, and write what was measured."""
     options = arguments()
-    if options.one:
-        network, row, share, seed = options.one
-        print(json.dumps(measure(Run(network, row, float(share), int(seed)), options)))
-        return
-    failed = 0
-    if not options.table_only:
-        library()
-        told = (_called, _found)
-        failed = measure_all("benchmarks.accuracy", list(runs(options)), ["--epochs", options.epochs], options, told)
-    if options.write or options.table_only:
+
+    def one(network: str, row: str, share: str, seed: str) -> Record:
+        return measure(Run(network, row, float(share), int(seed)), options)
+
+    def write() -> None:
         known = list(load(options.results, KEY).values())
         accuracy_table.write_all(known)
         accuracy_plot.draw(known)
-    if failed:
-        raise SystemExit(f"{failed} rows failed; the others are in {options.results}")
+
+    told, shared = (_called, _found), ["--epochs", options.epochs]
+    carry_out("benchmarks.accuracy", options, one, lambda: runs(options), told, write, shared=shared, noun="rows")
 
 
 if __name__ == "__main__":

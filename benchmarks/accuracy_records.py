@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.accuracy_data import ROOT
+from benchmarks.accuracy_data import ROOT, library
 
 Record = dict[str, Any]
 
@@ -74,6 +74,35 @@ def measure_all(
         append(options.results, found | {"where": where(options.device)})
         print(f"{name}: {told[1](found)}", flush=True)
     return failed
+
+
+def carry_out(
+    module: str,
+    options: argparse.Namespace,
+    one: Callable[..., Record],
+    wanted: Callable[[], Iterable[tuple[Any, ...]]],
+    told: tuple[Callable[[Any], str], Callable[[Record], str]],
+    write: Callable[[], None],
+    *,
+    shared: Iterable[object] = (),
+    noun: str = "runs",
+) -> None:
+    """What the command line asks for: a single run, printed as JSON; or all that are wanted, each in a process of its
+    own, and the documents.
+
+    one: a run from the words that name it. For the others see `measure_all`. Exits with a line where runs failed.
+    """
+    if options.one:
+        print(json.dumps(one(*options.one)))
+        return
+    failed = 0
+    if not options.table_only:
+        library()
+        failed = measure_all(module, list(wanted()), shared, options, told)
+    if options.write or options.table_only:
+        write()
+    if failed:
+        raise SystemExit(f"{failed} {noun} failed; the others are in {options.results}")
 
 
 def add_arguments(parser: argparse.ArgumentParser, results: Path) -> None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-import json
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -23,8 +22,8 @@ from torch import nn
 
 import fxprune as fp
 from benchmarks import precrop_masks, precrop_table
-from benchmarks.accuracy_data import ROOT, flops, library
-from benchmarks.accuracy_records import Record, add_arguments, load, measure_all, parsed
+from benchmarks.accuracy_data import ROOT, flops
+from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed
 from benchmarks.precrop_networks import NETWORKS
 from benchmarks.precrop_table import DENSE, EXTRA, KEY, MASKS, METHODS
 from benchmarks.precrop_training import fit, top1, training_images
@@ -157,19 +156,15 @@ def main() -> None:
     """Measure, and write what was measured."""
     options = arguments()
     torch.set_num_threads(options.threads)
-    if options.one:
-        network, budget, method, seed = options.one
-        print(json.dumps(measure(Run(network, budget, method, int(seed)), options)))
-        return
-    failed = 0
-    if not options.table_only:
-        library()
-        shared = ["--epochs", options.epochs, "--threads", options.threads]
-        failed = measure_all("benchmarks.precrop", list(runs(options)), shared, options, (_called, _found))
-    if options.write or options.table_only:
+
+    def one(network: str, budget: str, method: str, seed: str) -> Record:
+        return measure(Run(network, budget, method, int(seed)), options)
+
+    def write() -> None:
         precrop_table.write_all(list(load(options.results, (*KEY, "epochs")).values()))
-    if failed:
-        raise SystemExit(f"{failed} runs failed; the others are in {options.results}")
+
+    shared = ["--epochs", options.epochs, "--threads", options.threads]
+    carry_out("benchmarks.precrop", options, one, lambda: runs(options), (_called, _found), write, shared=shared)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ of JSON lines; a run that was stopped is continued with --resume. --write makes 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
@@ -28,8 +27,8 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 
 import fxprune as fp
 from benchmarks.accuracy import chosen
-from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, chunks, judge, library
-from benchmarks.accuracy_records import Record, add_arguments, load, measure_all, parsed, spread, write
+from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, chunks, judge
+from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed, spread, write
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.calls import attribute
 
@@ -176,19 +175,16 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measure, and write what was measured."""
     options = arguments()
-    if options.one:
-        network, recipe, share, seed = options.one
-        print(json.dumps(measure(Run(network, recipe, float(share), int(seed)), options)))
-        return
-    failed = 0
-    if not options.table_only:
-        library()
-        told = (lambda run: f"{run.network} {run.recipe} {run.share:g} seed {run.seed}", _told)
-        failed = measure_all("benchmarks.quantize", list(runs(options)), ["--batch", options.batch], options, told)
-    if options.write or options.table_only:
+
+    def one(network: str, recipe: str, share: str, seed: str) -> Record:
+        return measure(Run(network, recipe, float(share), int(seed)), options)
+
+    def document() -> None:
         write(PAGE, "quantize", "\n".join(page(list(load(options.results, KEY).values()))))
-    if failed:
-        raise SystemExit(f"{failed} runs failed; the others are in {options.results}")
+
+    told = (lambda run: f"{run.network} {run.recipe} {run.share:g} seed {run.seed}", _told)
+    shared = ["--batch", options.batch]
+    carry_out("benchmarks.quantize", options, one, lambda: runs(options), told, document, shared=shared)
 
 
 if __name__ == "__main__":
