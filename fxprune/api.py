@@ -6,7 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from torch.utils import _pytree as pytree
 
 from fxprune.allocate import patterns_of
-from fxprune.calibrate.images import Calibration, calibration_for
+from fxprune.calibrate.images import calibration_for
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
@@ -185,40 +185,47 @@ def prune(
     """
     if not isinstance(budget, Budget):
         raise FxpruneError(f"budget must be a Budget, e.g. fxprune.Budget(flops=0.58), not {type(budget).__name__}")
-    seconds: dict[str, float] = {}
-    report_to = heard_by(progress)
-    started = time.perf_counter()
-    captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)
-    seconds["capture"] = time.perf_counter() - started
-    gm = clone(captured)
-    options: dict[str, Any] = {
-        "seed": seed,
-        "importance": importance,
-        "allocation": allocation,
-        "multiple_of": multiple_of,
-        "freeze": list(patterns_of(freeze)),
-        "max_ratio": max_ratio,
-        "heads": heads,
-    }
-    kept_state = Checkpoint()
-    if checkpoint is not None:
-        calibration = None if calibration is None else calibration_for(gm, calibration, seed=seed)
-        kept_state = Checkpoint.open(
-            checkpoint, {"recipe": recipe, **options, **_fingerprints(gm, budget, calibration)}
-        )
-    passes = pipeline(
-        recipe,
+    settings = Settings(
         budget=budget,
         calibration=calibration,
         verify=verify,
-        checkpoint=kept_state,
-        progress=report_to,
-        **options,
+        seed=seed,
+        importance=importance,
+        allocation=allocation,
+        multiple_of=multiple_of,
+        freeze=patterns_of(freeze),
+        max_ratio=max_ratio,
+        heads=heads,
+        progress=heard_by(progress),
     )
-    seconds |= run_passes(gm, passes, verify=verify, progress=report_to)
+    inputs = (example_inputs, example_kwargs, dynamic_shapes)
+    result = run_recipe(recipe, settings, model, *inputs, checkpoint=checkpoint)
+    if checkpoint is not None:
+        Checkpoint(Path(checkpoint)).discard()
+    return result
+
+
+def run_recipe(
+    recipe: str,
+    settings: Settings,
+    model: nn.Module | fx.GraphModule | ExportedProgram,
+    example_inputs: Tensor | tuple[Any, ...] | None = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    *,
+    checkpoint: str | PathLike[str] | None = None,
+) -> Result:
+    """As `prune`, with its options in `settings`; but the state in the folder `checkpoint` stays, for the caller to
+    discard when the result is in safety."""
+    started = time.perf_counter()
+    captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)
+    seconds = {"capture": time.perf_counter() - started}
+    gm = clone(captured)
+    if checkpoint is not None:
+        settings = _restartable(gm, recipe, settings, checkpoint)
+    seconds |= run_passes(gm, passes_of(recipe, settings), verify=settings.verify, progress=settings.progress)
+    report = summary(model, gm, settings.budget, recipe, settings.seed, seconds)
     info = capture_info(captured)
-    report = summary(model, gm, budget, recipe, seed, seconds)
-    kept_state.discard()
     return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
 
 
@@ -239,12 +246,18 @@ def run_passes(gm: fx.GraphModule, passes: Sequence[PassBase], *, verify: bool, 
     return seconds
 
 
-def _fingerprints(gm: fx.GraphModule, budget: Budget, calibration: Calibration | None) -> dict[str, Any]:
-    """What tells one run from another, besides its options."""
+def _restartable(gm: fx.GraphModule, recipe: str, settings: Settings, folder: str | PathLike[str]) -> Settings:
+    """The settings of a run that keeps its state in `folder`; what tells it from other runs is there as well."""
+    given, options = settings.calibration, ("seed", "importance", "allocation", "multiple_of", "max_ratio", "heads")
+    calibration = None if given is None else calibration_for(gm, given, seed=settings.seed)
     images = () if calibration is None else enumerate(tensor for batch in calibration.batches for tensor in batch)
-    return {
-        "budget": {**budget.limits, "max_error": budget.max_error},
+    key = {
+        "recipe": recipe,
+        **{name: getattr(settings, name) for name in options},
+        "freeze": list(settings.freeze),
+        "budget": {**settings.budget.limits, "max_error": settings.budget.max_error},
         "graph": hashlib.blake2b(gm.code.encode(), digest_size=16).hexdigest(),
         "weights": fingerprint([*gm.named_parameters(), *gm.named_buffers()]),
         "calibration": fingerprint((str(number), tensor) for number, tensor in images),
     }
+    return replace(settings, calibration=calibration, checkpoint=Checkpoint.open(folder, key))

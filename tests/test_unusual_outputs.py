@@ -54,6 +54,18 @@ class Answer(Small):
         return logits.argmax(1)
 
 
+class Best(Small):
+    def finish(self, logits: Tensor) -> Any:
+        return logits.softmax(1).topk(2)[1], logits > 0
+
+
+class Fired(Small):
+    """How many channels of the last layer fire: the values below the whole numbers lose channels."""
+
+    def forward(self, x: Tensor) -> Any:
+        return (self.second(self.first(x)).mean((2, 3)) > 0.2).sum(1)
+
+
 class FixedBatch(Small):
     def finish(self, logits: Tensor) -> Any:
         return logits.view(40, 4)
@@ -79,9 +91,34 @@ def test_one_number_an_image_is_judged_by_how_images_differ() -> None:
     assert all(before < 1e3 for _, before, _ in result.report.stages)
 
 
-def test_an_error_needs_an_output_to_judge_by() -> None:
-    with pytest.raises(BudgetError, match="max_error= needs an output of floating-point numbers"):
-        fp.prune(Answer().eval(), DATA[:2], budget=fp.Budget(max_error=0.1), calibration=DATA)
+@pytest.mark.parametrize("budget", [BUDGET, fp.Budget(max_error=0.1)], ids=["flops", "max_error"])
+def test_answers_are_judged_by_the_logits_below_them(budget: fp.Budget) -> None:
+    answers, logits = (
+        fp.prune(kind().eval(), DATA[:2], budget=budget, calibration=DATA, recipe="fast") for kind in (Answer, Small)
+    )
+    assert answers.plan == logits.plan and answers.report.stages == logits.report.stages
+    found = answers.model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in logits.model.state_dict().items())
+
+
+def test_several_values_may_be_below() -> None:
+    report = fp.prune(Best().eval(), DATA[:2], budget=BUDGET, calibration=DATA, recipe="fast").report
+    assert 0 < report.stages[-1].after < report.stages[0].before
+
+
+def test_an_error_needs_a_value_to_judge_by() -> None:
+    with pytest.raises(BudgetError, match="max_error= needs floating-point outputs, or values of which they are made"):
+        fp.prune(Fired().eval(), DATA[:2], budget=fp.Budget(max_error=0.1), calibration=DATA)
+
+
+@pytest.mark.parametrize("recipe", ["fast", "psp"])
+def test_where_nothing_can_be_judged_no_error_is_reported(recipe: str) -> None:
+    options: dict[str, Any] = {"budget": BUDGET, "calibration": DATA, "freeze": ["first"], "recipe": recipe}
+    model = Fired().eval()
+    result = fp.prune(model, DATA[:2], **options)
+    assert len(result.plan.kept["second.0.weight"]) < 8
+    assert result.report.stages == () and result.report.layers
+    assert result.model(DATA).shape == (96,)
 
 
 @pytest.mark.parametrize("recipe", ["fast", "psp"])

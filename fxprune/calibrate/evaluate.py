@@ -110,6 +110,31 @@ def outputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
     return tuple(argument.name for argument in node.all_input_nodes)
 
 
+def judged_of(gm: fx.GraphModule) -> tuple[str, ...]:
+    """The names of the nodes by which a network is judged: what it returns; where none of that is floating-point, the
+    floating-point values that it is made of, such as the logits under an argmax."""
+    returned = outputs_of(gm)
+    stack = [node for node in gm.graph.nodes if node.name in returned]
+    if any(map(is_floating, stack)):
+        return returned
+    found, seen = set[str](), set[fx.Node]()
+    while stack:
+        node = stack.pop()
+        seen.add(node)
+        if not is_floating(node):
+            carriers = (n for n in node.all_input_nodes if isinstance(n.meta.get("val"), (Tensor, tuple, list)))
+            stack += [n for n in carriers if n not in seen]
+        elif node.op == "call_function":
+            found.add(node.name)
+    return tuple(node.name for node in gm.graph.nodes if node.name in found) or returned
+
+
+def is_floating(node: fx.Node) -> bool:
+    """Whether the value of a node is a floating-point tensor."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 def inputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
     """The names of the placeholders."""
     return tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")

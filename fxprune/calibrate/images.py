@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,11 +41,30 @@ class Calibration:
     @property
     def count(self) -> int:
         """Number of images."""
-        return sum(len(batch[0]) for batch in self.batches)
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of images in each batch; where batches are made when asked for, none is."""
+        if isinstance(self.batches, _Batches):
+            return [len(part) for part in self.batches.parts]
+        return [len(batch[0]) for batch in self.batches]
 
     def cut(self, batch: Batch, size: int) -> Iterator[Batch]:
         """A batch in pieces of at most `size` images; as it is where the network takes no other size."""
         yield from [batch] if self.fixed else zip(*(column.split(size) for column in batch), strict=True)
+
+    def finer(self, size: int) -> Calibration:
+        """The same images, held out as before, in batches of at most `size`; as it is where none may be cut."""
+        if self.fixed:
+            return self
+        judging = self.sizes[len(self.batches) - self.held_out :]
+        pieces: Sequence[Batch]
+        if isinstance(self.batches, _Batches):
+            pieces = self.batches.finer(size)
+        else:
+            pieces = [piece for batch in self.batches for piece in self.cut(batch, size)]
+        return replace(self, batches=pieces, held_out=sum(math.ceil(count / size) for count in judging))
 
     def batch_bytes(self) -> int:
         """Bytes of the first batch, which is as large as any."""
@@ -67,11 +86,12 @@ def calibration_for(
     held_out: the share of the images kept apart for judging corrections, drawn with `seed`; 0 where there is but one
         batch.
 
-    Raises CalibrationError when the data is empty, holds NaN or infinity, or does not fit the graph.
+    Raises CalibrationError when the data is empty, holds NaN or infinity, or does not fit the graph, and where an input
+    of the graph has no samples.
     """
     if isinstance(data, Calibration):
         return data
-    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    inputs = sampled_inputs(gm)
     columns = gathered(_checked(inputs, data))
     if not columns or len(columns[0]) == 0:
         raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
@@ -86,6 +106,20 @@ def calibration_for(
     return Calibration(batches, kept_apart if len(batches) > 1 else 0, _distinct(batches), fixed)
 
 
+def sampled_inputs(gm: fx.GraphModule) -> list[fx.Node]:
+    """The placeholders. Raises CalibrationError where one is no tensor with a dimension of samples."""
+    inputs = [node for node in gm.graph.nodes if node.op == "placeholder"]
+    for node in inputs:
+        value = node.meta["val"]
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            found = "a single number" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
+            raise CalibrationError(
+                f"input `{node.name}` is {found}, not a tensor of samples: keep it in the module or leave it to its "
+                "default, for calibration cannot give it; or choose recipe='magnitude', which needs no images"
+            )
+    return inputs
+
+
 @dataclass(frozen=True)
 class _Batches(Sequence[Batch]):
     """Rows of the columns, put together when a batch is asked for."""
@@ -98,6 +132,10 @@ class _Batches(Sequence[Batch]):
 
     def __getitem__(self, index: Any) -> Any:
         return tuple(column[self.parts[index]] for column in self.columns)
+
+    def finer(self, size: int) -> _Batches:
+        """The same rows in batches of at most `size`."""
+        return _Batches(self.columns, [piece for part in self.parts for piece in part.split(size)])
 
 
 def _distinct(batches: Sequence[Batch]) -> int:

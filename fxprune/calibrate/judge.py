@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import contractions
-from fxprune.calibrate.evaluate import Evaluator, centred, to_device
+from fxprune.calibrate.evaluate import Evaluator, centred, is_floating, judged_of, to_device
 from fxprune.calibrate.homes import batch_norm_after
 from fxprune.calibrate.images import Calibration
+from fxprune.calls import concrete_shape
 from fxprune.coupling.kept import Kept
+from fxprune.types import Coupling
 
 FEW = 8  # images
 
@@ -26,13 +28,14 @@ def output_error(
 ) -> float:
     """The squared error of the floating-point outputs, relative to their variance; infinite where it is not finite.
 
+    Where no output is floating-point, that of the values of which they are made; infinite where none keeps its shape.
     On the held-out batches; on all of them where none is held out. The variance is that of each image's output about
     its own mean, so that logits count by how they differ between classes; where nothing varies, their squares.
 
     offsets: constants added to values of `other`, as in Evaluator.
     """
     first, second = Evaluator(dense), Evaluator(other, offsets)
-    names = _floating_outputs(dense)
+    names = comparable(dense, other)
     error = variance = energy = 0.0
     numbers: dict[str, list[Tensor]] = {}  # outputs of one number an image, which vary between images alone
     with torch.no_grad():
@@ -47,7 +50,7 @@ def output_error(
                     numbers.setdefault(name, []).append(target.reshape(-1, 1))
     variance += sum(spread(torch.cat(values)) for values in numbers.values())
     relative = error / (variance or energy or 1.0)
-    return relative if math.isfinite(relative) else math.inf
+    return relative if names and math.isfinite(relative) else math.inf
 
 
 def layer_errors(
@@ -76,14 +79,16 @@ def _behind_norm(node: fx.Node) -> str:
     return (batch_norm_after(node) or node).name
 
 
-def judges(gm: fx.GraphModule) -> bool:
-    """Whether there is a floating-point output to judge by."""
-    return bool(_floating_outputs(gm))
+def judges(gm: fx.GraphModule, coupling: Coupling) -> bool:
+    """Whether there is a floating-point value to judge by, whatever leaves."""
+    return any(not coupling.fields.get(name) for name in comparable(gm, gm))
 
 
-def _floating_outputs(gm: fx.GraphModule) -> list[str]:
-    values = {node.name: node.meta.get("val") for node in gm.graph.output_node().all_input_nodes}
-    return [name for name, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()]
+def comparable(dense: fx.GraphModule, other: fx.GraphModule) -> list[str]:
+    """The floating-point values by which the networks are judged, where they have the same shape in both."""
+    first, second = ({node.name: node for node in gm.graph.nodes} for gm in (dense, other))
+    judged = (name for name in judged_of(dense) if is_floating(first[name]))
+    return [name for name in judged if concrete_shape(first[name]) == concrete_shape(second[name])]
 
 
 def judging(calibration: Calibration) -> Iterator[tuple[Tensor, ...]]:

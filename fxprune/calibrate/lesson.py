@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from fxprune.calibrate.augment import augmented, is_image
 from fxprune.calibrate.contraction import contractions
 from fxprune.calibrate.cuts import cut_points
-from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Batch, Calibration
 from fxprune.coupling.kept import Kept
 
@@ -45,34 +45,35 @@ class Lesson:
         memory: int,
     ) -> None:
         self._teacher, self._student, self._kept = Evaluator(teacher), Evaluator(student), kept
-        self._outputs, self._inside = outputs_of(student), inside
+        self._outputs, self._inside = judged_of(student), inside
         sources = {item.source for item in contractions(student).values()}
         self._cuts = [name for name in cut_points(student) if name in sources]
-        self._calibration = calibration
-        parts = list(_cut_up(calibration, batch_size))
-        self.training = [part for part in parts if not calibration.is_held_out(part.batch)]
-        self._held_out = [part for part in parts if calibration.is_held_out(part.batch)]
-        self._augment = augment and any(is_image(tensor) for tensor in self._images(self.training[0]))
+        small = calibration.finer(batch_size)
+        self._batches = small.batches  # read anew each time: all of them at once may not fit the memory
+        self.training = range(len(small.batches) - small.held_out)
+        self._held_out = range(len(self.training), len(small.batches))
+        first = self._batches[0]
+        self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
-        self._known: dict[_Part, Tensors] = {}
+        self._known: dict[int, Tensors] = {}
         self._room = memory
-        self._variance = self._variances()
+        self._variance = self._variances(first)
         reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
         self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
 
     def loss(self, index: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """The loss on the training batch at `index` when the parameters named in `weights` are these."""
-        batch = self._images(self.training[index])
+        batch = self._batches[index]
         if self._augment:
             batch = augmented(batch, generator)
             return self._loss(batch, self._targets(batch), weights)
-        return self._loss(batch, self._remembered(self.training[index], batch), weights)
+        return self._loss(batch, self._remembered(index, batch), weights)
 
     def judge(self, weights: Mapping[str, Tensor]) -> float:
         """The mean loss over the held-out batches; infinite where it is not finite."""
         with torch.no_grad():
-            judged = ((part, self._images(part)) for part in self._held_out)
-            losses = [float(self._loss(batch, self._remembered(part, batch), weights)) for part, batch in judged]
+            judged = ((index, self._batches[index]) for index in self._held_out)
+            losses = [float(self._loss(batch, self._remembered(index, batch), weights)) for index, batch in judged]
         mean = sum(losses) / len(losses)
         return mean if math.isfinite(mean) else math.inf
 
@@ -91,9 +92,9 @@ class Lesson:
         stays = self._kept.stays(self._kept.coupling.fields.get(name, ()), target.ndim).to(target)
         return (_squared(value, target) * stays).mean() / stays.mean() / self._variance[name]
 
-    def _variances(self) -> Tensors:
+    def _variances(self, batch: Batch) -> Tensors:
         """Of the values that vary, at the channels that stay, on some training images."""
-        targets = self._targets(self._images(self.training[0]))
+        targets = self._targets(batch)
         cut = {name: torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0) for name, target in targets.items()}
         found = {name: value.var() for name, value in cut.items() if value.numel() > 1}
         return {name: variance.clamp_min(1e-12) for name, variance in found.items() if float(variance) > 0}
@@ -106,19 +107,15 @@ class Lesson:
     def _cut(self, name: str, value: Tensor) -> Tensor:
         return self._kept.cut(value, self._kept.coupling.fields.get(name, ()))
 
-    def _images(self, part: _Part) -> Batch:
-        """The images of a part, read anew: all of them at once may not fit the memory."""
-        return tuple(column[part.start : part.stop] for column in self._calibration.batches[part.batch])
-
-    def _remembered(self, part: _Part, batch: Batch) -> Tensors:
+    def _remembered(self, index: int, batch: Batch) -> Tensors:
         """As `_targets`, kept for the next time as long as there is room."""
-        if part not in self._known:
+        if index not in self._known:
             targets = self._targets(batch)
             self._room -= sum(target.numel() * target.element_size() for target in targets.values())
             if self._room <= 0:
                 return targets
-            self._known[part] = targets
-        return self._known[part]
+            self._known[index] = targets
+        return self._known[index]
 
     def _inputs(self, network: Evaluator, batch: Batch) -> Values:
         values = to_device(network.gm, batch)
@@ -132,10 +129,11 @@ class Lesson:
         A view in a graph may ask for the layout in which it was traced.
         """
         self._channels_last = True
+        batch = self._batches[self._held_out[0]]
         try:
             with torch.no_grad():
                 for network in (self._teacher, self._student):
-                    inputs = self._inputs(network, self._images(self._held_out[0]))
+                    inputs = self._inputs(network, batch)
                     if not any(is_image(value) and value.device.type == "cpu" for value in inputs.values()):
                         return False
                     network(self._outputs, inputs)
@@ -158,21 +156,6 @@ def _squared(value: Tensor, target: Tensor) -> Tensor:
 def widened(tensor: Tensor) -> Tensor:
     """A floating-point tensor with at least the precision of float32, in which errors and small steps survive."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-class _Part(NamedTuple):
-    """Some images of a calibration batch."""
-
-    batch: int
-    start: int
-    stop: int
-
-
-def _cut_up(calibration: Calibration, size: int) -> Iterator[_Part]:
-    for index, batch in enumerate(calibration.batches):
-        count = len(batch[0])
-        size = count if calibration.fixed else size
-        yield from (_Part(index, start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _mean(losses: list[Any]) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import spread, squared
 from fxprune.calibrate.observe import Observed, bytes_per_image, column_units
@@ -148,7 +148,7 @@ class _Base:
     """One batch with the values of all nodes of the dense network."""
 
     def __init__(self, gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> None:
-        self._evaluator, self._outputs = Evaluator(gm), outputs_of(gm)
+        self._evaluator, self._outputs = Evaluator(gm), judged_of(gm)
         names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder")]
         self._values = self._evaluator([*names, *self._outputs], to_device(gm, batch))
         self.variance = sum(spread(self._values[name]) for name in self._outputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, fx
@@ -80,10 +81,14 @@ class Noise(Source):
 
 
 class Ids(Source):
-    """Whole numbers below `limit`, uniformly: the input of an embedding."""
+    """Whole numbers below `limit`, uniformly: the input of an embedding.
 
-    def __init__(self, example: Tensor, limit: int) -> None:
-        self.example, self.limit = example, limit
+    readers: the embeddings that look up rows by them; `limit` is the least number of rows.
+    """
+
+    def __init__(self, example: Tensor, readers: Sequence[fx.Node]) -> None:
+        self.example, self.readers = example, readers
+        self.limit = min(map(rows_of, readers))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """The numbers themselves."""
@@ -114,21 +119,26 @@ def source_for(node: fx.Node, example: Tensor) -> Source:
     """The source for a placeholder, given the example input that the graph was captured with."""
     if example.is_floating_point():
         return Noise(example)
-    limit = _rows_read(node)
-    return Repeated(example) if limit is None else Ids(example, limit)
+    readers = _readers(node)
+    return Ids(example, readers) if readers else Repeated(example)
 
 
-def _rows_read(node: fx.Node) -> int | None:
-    """The fewest rows of the embeddings that read `node`, as it is or reshaped; None where there is none."""
+def rows_of(embedding: fx.Node) -> int:
+    """How many rows an embedding has."""
+    return concrete_shape(embedding.all_input_nodes[0])[0]
+
+
+def _readers(node: fx.Node) -> list[fx.Node]:
+    """The embeddings that look up rows by what is made of `node` alone."""
     found = []
     stack = list(node.users)
     while stack:
         user = stack.pop()
         if user.target is EMBEDDING:
-            found.append(concrete_shape(user.all_input_nodes[0])[0])
+            found.append(user)
         elif len(user.all_input_nodes) == 1 and _is_whole(user):
             stack += user.users
-    return min(found, default=None)
+    return found
 
 
 def _is_whole(node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, attribute, centred, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, attribute, centred, judged_of, to_device
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calls import concrete_shape
@@ -139,7 +139,7 @@ def _values(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Inputs and outputs of the contractions, and the gradients of a random projection of the network's outputs."""
     names = [item.name for item in readers]
-    outputs = outputs_of(evaluator.gm)
+    outputs = judged_of(evaluator.gm)
     with torch.set_grad_enabled(with_gradients):
         # adding a zero that requires a gradient gives one to every contraction, also to those behind whole numbers
         evaluator.offsets = {name: torch.zeros((), requires_grad=True) for name in names if with_gradients}

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.evaluate import Evaluator, attribute, inputs_of
+from fxprune.calibrate.evaluate import Evaluator, attribute
 from fxprune.calibrate.homes import BATCH_NORM
-from fxprune.calibrate.noise import Noise, Source, source_for
+from fxprune.calibrate.images import sampled_inputs
+from fxprune.calibrate.noise import Ids, Noise, Source, rows_of, source_for
 from fxprune.calibrate.observe import bytes_per_image
 from fxprune.calls import source_of
 from fxprune.capture import capture_info
-from fxprune.errors import CalibrationError
+from fxprune.errors import CalibrationError, describe
 
 RATE = 0.2  # of Adam, on coefficients of unit variance
 FIT_STEPS, FIT_RATE = 100, 0.1  # of the noise, which only runs the network up to its first BatchNorms
@@ -55,7 +56,8 @@ def synthesised(
     progress: called with (steps done, steps).
 
     Parameters and buffers are only read. The same seed gives the same inputs.
-    Raises CalibrationError where `images` is not positive, or an input of the graph is no tensor.
+    Raises CalibrationError where `images` is not positive, an input of the graph has no samples, or the ids that a
+    network computes from what is drawn lie outside an embedding.
     """
     if images < 1:
         raise CalibrationError(f"images must be at least 1, not {images}")
@@ -108,7 +110,11 @@ class _Mismatch:
 
     def draw(self, count: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Coefficients for `count` images."""
-        return {name: source.draw(count, generator) for name, source in self.sources.items()}
+        drawn = {name: source.draw(count, generator) for name, source in self.sources.items()}
+        for name, source in self.sources.items():
+            if isinstance(source, Ids):
+                self._check_rows(name, source, drawn[name])
+        return drawn
 
     def __call__(self, coefficients: Mapping[str, Tensor]) -> Tensor:
         """The loss, averaged over the BatchNorms; zero where there is none."""
@@ -116,6 +122,16 @@ class _Mismatch:
         values = self._evaluator([norm.source for norm in self._norms], inputs)
         losses = [norm.mismatch(values[norm.source]) for norm in self._norms]
         return torch.stack(losses).mean() if losses else torch.zeros(())
+
+    def _check_rows(self, name: str, source: Ids, ids: Tensor) -> None:
+        """Raise CalibrationError where an embedding has no row for what the graph makes of the ids."""
+        for reader in source.readers:
+            (index,) = self._evaluator([str(reader.args[1])], {name: ids}).values()
+            if bool(((index < 0) | (index >= rows_of(reader))).any()):
+                raise CalibrationError(
+                    f"ids for input `{name}` cannot be made up: of those below {source.limit} some lead to rows that "
+                    f"{describe(reader)} has not; give real ones as calibration="
+                )
 
 
 def _fit(mismatch: _Mismatch, count: int, generator: torch.Generator) -> None:
@@ -160,14 +176,10 @@ def _descend(loss: Callable[[], Tensor], leaves: Sequence[Tensor], steps: int, r
 
 def _sources(gm: fx.GraphModule) -> dict[str, Source]:
     """What makes the values of each placeholder, where the parameters are."""
-    info = capture_info(gm)
+    info, nodes = capture_info(gm), sampled_inputs(gm)
     device = next((parameter.device for parameter in gm.parameters()), torch.device("cpu"))
-    examples = dict(zip(inputs_of(gm), pytree.tree_leaves((info.args, dict(info.kwargs))), strict=True))
-    for name, example in examples.items():
-        if not isinstance(example, Tensor):
-            raise CalibrationError(f"input `{name}` is a {type(example).__name__}: only tensors can be made up")
-    nodes = {node.name: node for node in gm.graph.nodes}
-    return {name: source_for(nodes[name], example.detach().to(device)) for name, example in examples.items()}
+    examples = pytree.tree_leaves((info.args, dict(info.kwargs)))
+    return {node.name: source_for(node, value.detach().to(device)) for node, value in zip(nodes, examples, strict=True)}
 
 
 def _norms(gm: fx.GraphModule) -> list[_Norm]:

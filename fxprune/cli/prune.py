@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 import fxprune as fp
-from fxprune.checkpoint import discard_state, holds_state
+from fxprune.api import run_recipe
+from fxprune.checkpoint import Checkpoint, discard_state, holds_state
 from fxprune.cli.calibration import open_calibration
 from fxprune.cli.console import note, progress_bars
 from fxprune.cli.examples import first_of, noise
@@ -18,6 +19,8 @@ from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, repor
 from fxprune.cli.preprocessing import Preprocessing
 from fxprune.cli.results import check_writable, show, write
 from fxprune.cli.samples import Batches
+from fxprune.errors import OutputError
+from fxprune.recipes import Settings
 
 RECIPES = (
     "fast: closed form, in seconds; psp: two-phase reconstruction, in minutes; best: the most accurate, the slowest; "
@@ -52,7 +55,7 @@ RECIPES = (
 def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
     """Prune the network SPEC to a budget and write the smaller one.
 
-    While it runs, its state is in the folder OUT.partial.
+    Until the result is written, the state of the run is in the folder OUT.partial.
     """
     budget = budget_of(options, "flops", "params", "memory", "max_error")
     check_writable(out)
@@ -63,10 +66,12 @@ def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
     try:
         result = _pruned(network, budget, partial, options)
         write(result, out, options["html"])
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OutputError) as error:
         if not holds_state(partial):
             raise
-        raise KeyboardInterrupt(f"the state is in {partial}; the same command with --resume goes on") from None
+        left = f"the state is in {partial}; the same command with --resume goes on"
+        raise type(error)("; ".join(filter(None, (str(error), left)))) from error
+    Checkpoint(partial).discard()
     show(result.report, out, as_json)
 
 
@@ -83,19 +88,16 @@ def _pruned(network: Network, budget: fp.Budget, partial: Path, options: Mapping
     else:
         args, kwargs = first_of(calibration)
     _prepare(partial, options["resume"])
-    passed_on = ("recipe", "importance", "allocation", "seed", "multiple_of", "freeze", "max_ratio", "heads")
+    passed_on = ("importance", "allocation", "seed", "multiple_of", "freeze", "max_ratio", "heads")
     with progress_bars() as progress:
-        return fp.prune(
-            network.model,
-            args,
-            example_kwargs=kwargs,
+        settings = Settings(
             budget=budget,
             calibration=calibration,
             verify=not options["no_verify"],
-            checkpoint=partial,
             progress=progress,
             **{name: options[name] for name in passed_on},
         )
+        return run_recipe(options["recipe"], settings, network.model, args, kwargs, checkpoint=partial)
 
 
 def _prepare(partial: Path, resume: bool) -> None:

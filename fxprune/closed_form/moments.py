@@ -41,30 +41,6 @@ class Moments:
         self._xy += x.mT @ y
         self._yy += y.square().sum(1)
 
-    def merged(self, other: Moments) -> Moments:
-        """The moments of the rows of both."""
-        systems, inputs, outputs = self._xy.shape
-        result = Moments(systems, inputs, outputs, self._xy.device)
-        result._shift_x, result._shift_y = self._shift_x, self._shift_y
-        for part in (self, other):
-            result._take_in(part)
-        return result
-
-    def _take_in(self, part: Moments) -> None:
-        """Add the sums of `part`, moved from its shift to ours."""
-        if part.count == 0 or part._shift_x is None or part._shift_y is None:
-            return
-        if self._shift_x is None or self._shift_y is None:
-            self._shift_x, self._shift_y = part._shift_x, part._shift_y
-        dx, dy = (part._shift_x - self._shift_x)[:, 0].double(), (part._shift_y - self._shift_y)[:, 0].double()
-        n, sx, sy = part.count, part._sum_x, part._sum_y
-        self.count += n
-        self._sum_x += sx + n * dx
-        self._sum_y += sy + n * dy
-        self._xx += part._xx + _outer(sx, dx) + _outer(dx, sx) + n * _outer(dx, dx)
-        self._xy += part._xy + _outer(sx, dy) + _outer(dx, sy) + n * _outer(dx, dy)
-        self._yy += part._yy + 2 * sy * dy + n * dy.square()
-
     @property
     def mean_x(self) -> Tensor:
         """Mean row, float64 [systems, inputs]."""

@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from fxprune.calibrate.descent import Descent, Report, affordable_steps, unheard
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.images import Calibration
-from fxprune.calibrate.judge import output_error
+from fxprune.calibrate.judge import comparable, output_error
 from fxprune.calibrate.lesson import Lesson
 from fxprune.checkpoint import Checkpoint
 from fxprune.coupling.kept import Kept
@@ -84,7 +84,9 @@ class Learning(PassBase):
 
 
 def put_if_better(gm: fx.GraphModule, stage: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Put these tensors in place, by name, unless the held-out error of the outputs is no lower with them."""
+    """Put these tensors in place, by name, where that lowers the held-out error of the outputs."""
+    if not comparable(teacher(gm), gm):
+        return False
     old = {name: attribute(gm, name) for name in tensors}
     before = output_error(teacher(gm), gm, state(gm)[CALIBRATION])
     for name, tensor in tensors.items():

@@ -16,7 +16,7 @@ from fxprune.calibrate.descent import Report, unheard
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
-from fxprune.calibrate.judge import judges, output_error
+from fxprune.calibrate.judge import comparable, output_error
 from fxprune.calibrate.observe import sample
 from fxprune.calibrate.target import Target, target_of
 from fxprune.calibrate.walk import Walk
@@ -88,7 +88,8 @@ class Reconstruct(PassBase):
             solved = {name: attribute(graph_module, name) for name in uncorrected}
             self.checkpoint.save("reconstruct", {"weights": solved, "offsets": dict(offsets)})
         after = output_error(original, graph_module, calibration, offsets)
-        better = after < before or not judges(original)
+        judged = bool(comparable(original, graph_module))
+        better = after < before or not judged
         if better:
             for name, offset in offsets.items():
                 _insert(graph_module, items[name], offset)
@@ -96,7 +97,8 @@ class Reconstruct(PassBase):
         else:
             for name, weight in uncorrected.items():
                 replace_tensor(graph_module, name, weight)
-        note_stage(graph_module, "least squares", before, min(before, after))
+        if judged:
+            note_stage(graph_module, "least squares", before, min(before, after))
         return PassResult(graph_module, better)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:

@@ -10,7 +10,7 @@ from torch import fx
 
 from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
-from fxprune.passes.base import CALIBRATION, COST, state, teacher
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, state, teacher
 from fxprune.passes.fuse import Fuse
 from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.shrink import shrink
@@ -36,8 +36,10 @@ def smallest_plan(
     Raises BudgetError where the limits on costs leave no such plan.
     """
     assert budget.max_error is not None
-    if not judges(gm):
-        raise BudgetError("max_error= needs an output of floating-point numbers: give flops= or params= instead")
+    if not judges(gm, state(gm)[COUPLING]):
+        raise BudgetError(
+            "max_error= needs floating-point outputs, or values of which they are made: give flops= or params= instead"
+        )
     found = _Found(budget.max_error)
     if budget.limits:  # the error that the limits alone cost: where that is too much, nothing smaller helps
         plan = planned(replace(budget, max_error=None))

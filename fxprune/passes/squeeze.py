@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import fx
@@ -10,6 +11,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 from fxprune.calibrate.descent import trainable
 from fxprune.calibrate.lesson import Tensors
 from fxprune.coupling.kept import Kept
+from fxprune.errors import RewriteError
 from fxprune.passes.base import (
     CALIBRATION,
     COUPLING,
@@ -53,23 +55,29 @@ class Squeeze(Learning):
     rate: float = 0.04
 
     def requires(self, graph_module: fx.GraphModule) -> None:
-        """What Choose hands on must be there."""
+        """What Choose hands on must be there, and the channels that are to go as well."""
         require(graph_module, "Squeeze", COUPLING, PLAN, CALIBRATION)
+        if DENSE in state(graph_module) and SQUEEZED not in state(graph_module):
+            raise RewriteError("Squeeze came too late: Shrink has run, and the channels are gone. Put it before Shrink")
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        """Descend under the growing penalty; a second run changes nothing, nor one on a graph that is shrunk."""
+        """Descend under the growing penalty; a second run changes nothing."""
         found = state(graph_module)
-        if SQUEEZED in found or DENSE in found or not self._can_learn(graph_module):
+        if SQUEEZED in found:
             return PassResult(graph_module, False)
         require_operators(graph_module, "Squeeze")
-        found[TEACHER], found[SQUEEZED] = clone(graph_module), True
+        found[SQUEEZED] = True
+        if not self._can_learn(graph_module):
+            return PassResult(graph_module, False)
+        found[TEACHER] = clone(graph_module)
         weights = self._descend(graph_module)
         before, after = (self._corrected(graph_module, each) for each in ({}, weights))
         better = after < before
         if better:
             for name, tensor in weights.items():
                 replace_tensor(graph_module, name, tensor)
-        note_stage(graph_module, "squeeze", before, min(before, after))
+        if math.isfinite(min(before, after)):
+            note_stage(graph_module, "squeeze", before, min(before, after))
         return PassResult(graph_module, better)
 
     def _corrected(self, gm: fx.GraphModule, weights: Tensors) -> float:

@@ -32,7 +32,7 @@ def precrop(setting: Setting) -> Choice:
         program, dense = _program(setting), np.log(list(setting.dense.values()))
         calls = sum(len(layer.calls) for layer in setting.layers)
         logs = nearest(*program, to=dense, least=float(program[0] @ logs) - setting.slack * calls)
-    return Choice(dict(zip(setting.dense, np.exp(logs).tolist(), strict=True)))
+    return Choice(dict(zip(setting.dense, np.exp(logs).tolist(), strict=True)), optimum=optimum)
 
 
 def check_reachable(setting: Setting) -> None:

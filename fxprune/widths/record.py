@@ -48,7 +48,7 @@ def configured(method: str, setting: Setting, choice: Choice, widths: Mapping[st
         sums["single weights"] = objective(layers, best)
     except (BudgetError, SolverError):
         notes.append("no densities of single weights keep the budget: what belongs to no layer is too large")
-    optimum = solved(setting)
+    optimum = choice.optimum or solved(setting)
     sums["channels"] = _value(setting, dict(zip(setting.dense, np.exp(optimum.logs).tolist(), strict=True)))
     sums["wanted widths"] = _value(setting, choice.widths)
     sums["whole widths"] = objective(layers, kept)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import fx, nn
 
+from fxprune.closed_form.convex import Solution
 from fxprune.cost import Cost
 from fxprune.types import Coupling
 from fxprune.widths.layers import Layer
@@ -61,10 +62,12 @@ class Choice(NamedTuple):
 
     widths: of each group, within the bounds and the limits; they need not be whole.
     order: the units of each group, those first that leave first; where there is none, any will do.
+    optimum: of the convex program over the widths, where the method has solved it.
     """
 
     widths: Mapping[str, float]
     order: Mapping[str, tuple[int, ...]] = {}
+    optimum: Solution | None = None
 
 
 Method = Callable[[Setting], Choice]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from fxprune.calibrate.cuts import cut_points
-from fxprune.calibrate.evaluate import Evaluator, outputs_of
+from fxprune.calibrate.evaluate import Evaluator, judged_of, outputs_of
 from fxprune.capture import capture
 from tests.networks import NETWORKS, build, images
 
@@ -42,6 +46,35 @@ def test_offsets_are_added_to_the_value_of_their_node() -> None:
     shifted = Evaluator(gm, {output: torch.tensor([1.0, 2.0, 3.0])})
     difference = shifted([output], {"x": images()})[output] - gm(images())
     torch.testing.assert_close(difference, torch.tensor([[1.0, 2.0, 3.0]] * 2))
+
+
+class Ending(nn.Module):
+    """A layer and what is made of its result."""
+
+    def __init__(self, finish: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.least, self.finish = nn.Linear(3, 4), nn.Parameter(torch.zeros(())), finish
+
+    def forward(self, x: Tensor) -> Any:
+        return self.finish(self.layer(x), self.least)
+
+
+ENDINGS: dict[str, tuple[Callable[[Tensor, Tensor], Any], tuple[str, ...]]] = {
+    "logits": (lambda y, least: y, ("linear",)),
+    "answer": (lambda y, least: y.argmax(1), ("linear",)),
+    "answer of a tuple": (lambda y, least: y.max(1)[1], ("linear",)),
+    "answer and logits": (lambda y, least: (y.argmax(1), y), ("argmax", "linear")),
+    "above a parameter": (lambda y, least: y > least, ("linear",)),
+    "computed on": (lambda y, least: y.argmax(1) * 2 + 1, ("linear",)),
+    "two values": (lambda y, least: (y.softmax(1).argmax(1), (y > 0).sum(1)), ("linear", "softmax")),
+    "sizes alone": (lambda y, least: torch.zeros(y.shape[0], dtype=torch.long), ("zeros",)),
+}
+
+
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_network_is_judged_by_the_floating_point_values_nearest_to_its_end(name: str) -> None:
+    finish, judged = ENDINGS[name]
+    assert judged_of(capture(Ending(finish), torch.randn(2, 3))) == judged
 
 
 def test_cut_points_are_where_everything_flows_through() -> None:

@@ -52,6 +52,36 @@ def test_the_last_batches_are_held_out_and_the_order_is_seeded(gm: fx.GraphModul
     assert calibration_for(gm, x, batch_size=16).held_out == 0
 
 
+@pytest.mark.parametrize("lazy", [True, False])
+def test_finer_batches_hold_the_same_images_held_out_as_before(gm: fx.GraphModule, lazy: bool) -> None:
+    whole = calibration_for(gm, images(50), batch_size=12, held_out=0.4)
+    whole = whole if lazy else Calibration(list(whole.batches), whole.held_out)
+    fine = whole.finer(5)
+    assert [len(batch[0]) for batch in fine.batches] == fine.sizes == [5, 5, 2] * 4 + [2]
+    assert torch.equal(rows(fine), rows(whole))
+    assert (whole.sizes, whole.held_out, fine.held_out, fine.count) == ([12, 12, 12, 12, 2], 2, 4, 50)
+    assert calibration_for(gm, images(10), batch_size=12).finer(5).held_out == 0
+
+
+class Counting(Tensor):
+    """A tensor that counts the rows that are taken out of it."""
+
+    taken = 0
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        found = super().__getitem__(rows)
+        Counting.taken += len(found)
+        return found
+
+
+def test_an_image_is_read_for_its_own_batch_alone(gm: fx.GraphModule) -> None:
+    whole = calibration_for(gm, images(50).as_subclass(Counting), batch_size=12)
+    Counting.taken = 0
+    fine = whole.finer(5)
+    assert (fine.count, Counting.taken) == (50, 0)
+    assert len(fine.batches[1][0]) == Counting.taken == 5
+
+
 class Pair(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -112,3 +142,5 @@ def test_a_fixed_batch_size_is_kept() -> None:
     assert [len(batch[0]) for batch in calibration_for(gm, images(10)).batches] == [4, 4]
     with pytest.raises(CalibrationError, match="bakes a batch of 4 in, but calibration holds 3 images"):
         calibration_for(gm, images(3))
+    fixed = calibration_for(gm, images(10))
+    assert fixed.finer(3) is fixed

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import fxprune as fp
 from fxprune.calibrate.images import calibration_for
 from fxprune.calibrate.synthesise import synthesised
 from fxprune.capture import capture
@@ -161,6 +162,65 @@ def test_ids_alone_leave_nothing_to_optimise() -> None:
     (ids,) = synthesised(capture(model, (torch.zeros(2, 2, dtype=torch.long),)), 6)
     assert ids.dtype == torch.long
     assert ids.max() < 4
+
+
+class Tokens(nn.Module):
+    """A network whose first op is an embedding of ids moved by `move`, or of all ids below `modulo`."""
+
+    def __init__(self, move: int = 0, modulo: int = 100) -> None:
+        super().__init__()
+        self.move, self.modulo = move, modulo
+        self.words, self.inner, self.head = nn.Embedding(11, 6), nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        ids = ids if self.move == 0 else (ids + self.move) % self.modulo
+        return self.head(F.relu(self.inner(self.words(ids).mean(1))))
+
+
+class Scaled(nn.Module):
+    """A network with a number beside its images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(4, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor, scale: Tensor | float) -> Tensor:
+        return self.head(F.relu(self.inner(x))) * scale
+
+
+HALF = fp.Budget(params=0.6)
+IDS = torch.tensor([[0, 1, 2], [3, 4, 5]])
+
+
+@pytest.mark.parametrize("model", [Tokens(), Tokens(move=1, modulo=11)], ids=["as they are", "within the rows"])
+def test_a_network_of_ids_is_pruned_without_data(model: nn.Module) -> None:
+    result = fp.prune(model.eval(), IDS, budget=HALF, recipe="datafree")
+    assert result.report.after["params"] < 0.6 * result.report.before["params"]
+    assert result.report.stages[-1].after <= result.report.stages[0].before
+
+
+def test_ids_that_have_no_row_are_refused_and_real_ones_wanted() -> None:
+    model = Tokens(move=1).eval()
+    with pytest.raises(CalibrationError, match=r"ids for input `ids` .* below 11 .* `embedding` .* as calibration="):
+        fp.prune(model, IDS, budget=HALF, recipe="datafree")
+    for recipe, data in (("magnitude", None), ("fast", torch.randint(10, (40, 3)))):
+        result = fp.prune(model, IDS, budget=HALF, calibration=data, recipe=recipe)
+        assert result.report.after["params"] < 0.6 * result.report.before["params"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "kind"),
+    [(torch.tensor(2.0), "a single number"), (torch.tensor(2), "a single number"), (2, "of type int")],
+)
+def test_an_input_without_samples_is_refused_by_name(scale: Tensor | int, kind: str) -> None:
+    given = (torch.randn(2, 4), scale)
+    message = f"input `scale` is {kind}, not a tensor of samples: .* recipe='magnitude'"
+    with pytest.raises(CalibrationError, match=message):
+        fp.prune(Scaled(), given, budget=HALF, recipe="datafree")
+    with pytest.raises(CalibrationError, match=message):
+        fp.prune(Scaled(), given, budget=HALF, recipe="fast", calibration=[given])
+    result = fp.prune(Scaled(), given, budget=HALF, recipe="magnitude")
+    assert result.report.after["params"] < 0.6 * result.report.before["params"]
 
 
 class Baked(Trained):

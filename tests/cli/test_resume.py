@@ -122,6 +122,21 @@ def test_with_nothing_to_go_on_from_it_starts_afresh(small: Callable[..., Result
     assert result.stderr == "note: there is no state in out.partial: starting afresh\n"
 
 
+def test_a_result_that_cannot_be_written_leaves_the_state(small: Callable[..., Result]) -> None:
+    page = ("--html", "missing/report.html")
+    result = small(*page)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: cannot write missing/report.html: No such file or directory; "
+        "the state is in out.partial; the same command with --resume goes on\n"
+    )
+    assert names_in(Path("out.partial")) == ["fxprune-run.json", "stage-choose.pt"]
+    Path("missing").mkdir()
+    result = small(*page, "--resume")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert (names_in(Path()), names_in(Path("missing"))) == (["missing", "out"], ["report.html"])
+
+
 @pytest.mark.parametrize(
     ("out", "partial"), [("small", "small.partial"), ("a/b/", "a/b.partial"), ("v1.5", "v1.5.partial")]
 )

@@ -41,18 +41,8 @@ def test_a_large_mean_costs_no_precision() -> None:
     torch.testing.assert_close(moments.second()[0][0], expected, rtol=1e-3, atol=1e-9)
 
 
-def test_merging_is_gathering_both() -> None:
-    x, y = torch.randn(2, 50, 3, dtype=torch.float64), torch.randn(2, 50, 2, dtype=torch.float64)
-    merged = gathered(x[:, :20], y[:, :20], 7).merged(gathered(x[:, 20:] + 0, y[:, 20:], 9))
-    together = gathered(x, y, 50)
-    assert merged.count == 50
-    for one, other in zip(merged.second(centred=False), together.second(centred=False), strict=True):
-        torch.testing.assert_close(one, other)
-
-
 def test_without_rows_there_is_nothing_and_no_nan() -> None:
     moments = Moments(1, 3, 2)
     moments.add(torch.zeros(1, 0, 3), torch.zeros(1, 0, 2))
     assert moments.count == 0
     assert all(bool((part == 0).all()) for part in (*moments.second(), moments.mean_x, moments.mean_y))
-    assert moments.merged(Moments(1, 3, 2)).count == 0
