@@ -14,7 +14,7 @@ from fxprune.cli.calibration import open_calibration
 from fxprune.cli.console import note, progress_bars
 from fxprune.cli.examples import first_of, noise
 from fxprune.cli.models import Network, resolve
-from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, reporting, shrinking
+from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, reporting, shrinking, timing
 from fxprune.cli.preprocessing import Preprocessing
 from fxprune.cli.results import check_writable, show, write
 from fxprune.cli.samples import Batches
@@ -29,6 +29,7 @@ RECIPES = (
 @click.argument("spec")
 @folder
 @limits
+@timing
 @click.option("--max-error", type=float, help="As small as this squared error of the outputs allows: 0.05 is 5 %.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors, .pth or .pt.")
 @click.option(
@@ -54,7 +55,7 @@ def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
 
     While it runs, its state is in the folder OUT.partial.
     """
-    budget = budget_of(options, "flops", "params", "memory", "max_error")
+    budget = budget_of(options, "flops", "params", "memory", "latency", "max_error")
     check_writable(out)
     partial = state_folder(out)
     network = resolve(spec, options["weights"], options["seed"])
@@ -92,6 +93,7 @@ def _pruned(network: Network, budget: fp.Budget, partial: Path, options: Mapping
             budget=budget,
             calibration=calibration,
             verify=not options["no_verify"],
+            timing=fp.Timing(options["latency_batch"], options["compiled"]),
             checkpoint=partial,
             progress=progress,
             **{name: options[name] for name in passed_on},
