@@ -29,6 +29,7 @@ bench:  ## measure accuracies and times, and write them into docs/benchmarks.md 
 	$(PYTHON) -m benchmarks.ablation --resume --write
 	$(PYTHON) -m benchmarks.analysis --write
 	$(PYTHON) -m benchmarks.quantize --resume --write
+	$(PYTHON) -m benchmarks.latency --resume --write
 	$(PYTHON) -m benchmarks.precrop_widths --write
 	$(PYTHON) -m benchmarks.precrop --resume --write
 

@@ -86,18 +86,21 @@ def carry_out(
     *,
     shared: Iterable[object] = (),
     noun: str = "runs",
+    images: bool = True,
 ) -> None:
     """What the command line asks for: a single run, printed as JSON; or all that are wanted, each in a process of its
     own, and the documents.
 
-    one: a run from the words that name it. For the others see `measure_all`. Exits with a line where runs failed.
+    one: a run from the words that name it. images: whether they need the folder of real ones. For the others see
+    `measure_all`. Exits with a line where runs failed.
     """
     if options.one:
         print(json.dumps(one(*options.one)))
         return
     failed = 0
     if not options.table_only:
-        library()
+        if images:
+            library()
         failed = measure_all(module, list(wanted()), shared, options, told)
     if options.write or options.table_only:
         write()

@@ -6,6 +6,7 @@ from fxprune.cost import Cost, cost
 from fxprune.coupling import analyze
 from fxprune.errors import FxpruneError, PlanError
 from fxprune.exported import prune_exported, shrink
+from fxprune.latency import Timing
 from fxprune.passes.verify import verify
 from fxprune.precrop import precrop
 from fxprune.report import Report
@@ -26,6 +27,7 @@ __all__ = [
     "Report",
     "Result",
     "Slice",
+    "Timing",
     "Verification",
     "analyze",
     "capture",

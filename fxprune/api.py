@@ -26,6 +26,7 @@ from fxprune.codegen import save
 from fxprune.diff import Diff, diff
 from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
+from fxprune.latency import Timing
 from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
@@ -111,10 +112,11 @@ def pipeline(
     seed: int = 0,
     importance: str | None = None,
     allocation: str | None = None,
-    multiple_of: int = 1,
+    multiple_of: int | None = None,
     freeze: Iterable[str] = (),
     max_ratio: float | None = None,
     heads: bool = False,
+    timing: Timing | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> tuple[PassBase, ...]:
@@ -135,6 +137,7 @@ def pipeline(
         freeze=freeze,
         max_ratio=max_ratio,
         heads=heads,
+        timing=timing or Timing(),
         checkpoint=checkpoint or Checkpoint(),
         progress=heard_by(progress),
     )
@@ -154,10 +157,11 @@ def prune(
     seed: int = 0,
     importance: str | None = None,
     allocation: str | None = None,
-    multiple_of: int = 1,
+    multiple_of: int | None = None,
     freeze: Iterable[str] = (),
     max_ratio: float | None = None,
     heads: bool = False,
+    timing: Timing | None = None,
     checkpoint: str | PathLike[str] | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> Result:
@@ -173,10 +177,12 @@ def prune(
     verify: compare, in float64, the shrunk network with the oracle and the lifted one with its graph.
     importance, allocation: how units are scored and how groups share the budget, by the names in
         `fxprune.importance.IMPORTANCES` and `fxprune.allocate.METHODS`; the recipe's own where None.
-    multiple_of: kept widths are multiples of this where a group shrinks.
+    multiple_of: kept widths are multiples of this where a group shrinks. By default those of all groups but a few are
+        multiples of 16 or 8, which hardware likes, where that costs no accuracy that can be foretold.
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go; 0.95 where nothing is said.
     heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
+    timing: how `Budget(latency=)` is measured; by default one input at a time, uncompiled.
     checkpoint: a folder for the state of a long run: when it is interrupted, the same call goes on from there, to the
         same bits. It is removed at the end. The data must come in the same order again: no shuffling loader.
     progress: called as progress(stage, done, total, error); where it takes but three arguments, without the error.
@@ -196,6 +202,7 @@ def prune(
         freeze=patterns_of(freeze),
         max_ratio=max_ratio,
         heads=heads,
+        timing=timing or Timing(),
         progress=heard_by(progress),
     )
     inputs = (example_inputs, example_kwargs, dynamic_shapes)

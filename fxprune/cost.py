@@ -29,6 +29,7 @@ class Cost:
     params: elements of the parameters.
     by_node: the FLOPs of each node that has any.
     memory: bytes of the inputs and of all that is computed and is no view, at batch 1: what training keeps.
+    latency: microseconds, where they have been measured.
     uncounted: those of them that torch.utils.flop_counter counts as none, so that the formula is ours.
     """
 
@@ -38,6 +39,7 @@ class Cost:
     params: sympy.Expr
     by_node: Mapping[str, sympy.Expr]
     memory: sympy.Expr = sympy.S.Zero
+    latency: sympy.Expr = sympy.S.Zero
     uncounted: tuple[str, ...] = ()
 
     def evaluate(self, widths: Mapping[str, int] | None = None, kinds: Sequence[str] = COUNTED) -> dict[str, int]:
@@ -101,7 +103,7 @@ def cost(gm: fx.GraphModule, coupling: Coupling) -> Cost:
         group.name: sympy.Symbol(f"w{index}", integer=True, positive=True)
         for index, group in enumerate(coupling.groups)
     }
-    sizes = Sizes(coupling, list(symbols.values()), _batch_symbols(gm))
+    sizes = Sizes(coupling, list(symbols.values()), batch_symbols(gm))
     by_node = {
         node.name: sympy.sympify(FLOPS[node.target](node, sizes)) for node in gm.graph.nodes if node.target in FLOPS
     }
@@ -121,7 +123,7 @@ def cost(gm: fx.GraphModule, coupling: Coupling) -> Cost:
     )
 
 
-def _batch_symbols(gm: fx.GraphModule) -> frozenset[sympy.Symbol]:
+def batch_symbols(gm: fx.GraphModule) -> frozenset[sympy.Symbol]:
     """The symbols of dimension 0 of the inputs."""
     values = [node.meta.get("val") for node in gm.graph.nodes if node.op == "placeholder"]
     leading: list[Any] = [value.shape[0] for value in values if isinstance(value, torch.Tensor) and value.ndim]
@@ -134,8 +136,13 @@ def _memory(gm: fx.GraphModule, sizes: Sizes) -> sympy.Expr:
     for node in gm.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor) and (node.op == "placeholder" or _makes_memory(node)):
-            total += value.element_size() * sympy.prod(sizes.of(node))
+            total += bytes_of(node, sizes)
     return total
+
+
+def bytes_of(node: fx.Node, sizes: Sizes) -> sympy.Expr:
+    """Bytes of a node's tensor, at batch 1."""
+    return node.meta["val"].element_size() * sympy.prod(sizes.of(node))
 
 
 def _makes_memory(node: fx.Node) -> bool:

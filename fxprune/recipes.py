@@ -11,6 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxprune.checkpoint import Checkpoint
 from fxprune.errors import PlanError
+from fxprune.latency import Timing
 from fxprune.passes.choose import Choose
 from fxprune.passes.compare import Compare
 from fxprune.passes.fuse import Fuse
@@ -40,10 +41,11 @@ class Settings:
     seed: int = 0
     importance: str | None = None
     allocation: str | None = None
-    multiple_of: int = 1
+    multiple_of: int | None = None
     freeze: Iterable[str] = ()
     max_ratio: float | None = None
     heads: bool = False
+    timing: Timing = field(default_factory=Timing)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     progress: Progress = field(default=silent, repr=False)
 
@@ -59,6 +61,7 @@ class Settings:
             max_ratio=self.max_ratio,
             seed=self.seed,
             heads=self.heads,
+            timing=self.timing,
             checkpoint=self.checkpoint,
             progress=self.progress,
         )

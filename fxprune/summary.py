@@ -9,7 +9,7 @@ from torch import fx, nn
 from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
 from fxprune.capture import capture_info
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, STAGES, state, teacher
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, LATENCIES, PLAN, STAGES, state, teacher
 from fxprune.passes.compare import ERRORS
 from fxprune.passes.configure import CONFIGURED
 from fxprune.passes.initialise import NOTES
@@ -86,6 +86,8 @@ def _weaknesses(gm: fx.GraphModule, budget: Budget) -> Iterator[str]:
 def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, ...]:
     """What a user must know of the result."""
     notes = [*capture_info(gm).notes, *state(gm).get("training_notes", ())]
+    if LATENCIES in state(gm):
+        notes.append(f"latency is in microseconds, {state(gm)[LATENCIES].manner}")
     if coupling.changes_statistics:
         names = ", ".join(coupling.changes_statistics[:3])
         more = f" and {len(coupling.changes_statistics) - 3} more" if len(coupling.changes_statistics) > 3 else ""

@@ -239,6 +239,9 @@ def _units(name: str, units: Iterable[int]) -> tuple[int, ...]:
     raise PlanError(f"the units of group {name!r} must be whole numbers, not {units!r}")
 
 
+LIMITED = ("flops", "params", "memory", "latency")
+
+
 @dataclass(frozen=True)
 class Budget:
     """How small the result must be, or how much it may err: all that is given holds.
@@ -246,6 +249,7 @@ class Budget:
     flops: as `torch.utils.flop_counter` counts them on the captured graph at batch 1.
     params: elements of `model.parameters()`.
     memory: bytes of the activations of one input: of all that is computed and is no view.
+    latency: microseconds of a forward, measured as `Timing` says.
         Each is a share (0, 1] of the original or an absolute number above 1.
     max_error: the largest squared error of the network's outputs on held-out calibration images, relative to their
         variance: 0.05 is 5 %. The result is as small as possible with at most this error.
@@ -256,11 +260,12 @@ class Budget:
     flops: float | None = None
     params: float | None = None
     memory: float | None = None
+    latency: float | None = None
     max_error: float | None = None
 
     def __post_init__(self) -> None:
         if not self.limits and self.max_error is None:
-            raise BudgetError("an empty budget: give at least one of flops=, params=, memory= and max_error=")
+            raise BudgetError("an empty budget: give at least one of flops=, params=, memory=, latency= and max_error=")
         for name, limit in self.limits.items():
             if not _is_positive(limit):
                 raise BudgetError(
@@ -275,7 +280,7 @@ class Budget:
     @property
     def limits(self) -> dict[str, float]:
         """The limits on costs that are set, by the name of the cost."""
-        return {name: limit for name in ("flops", "params", "memory") if (limit := getattr(self, name)) is not None}
+        return {name: limit for name in LIMITED if (limit := getattr(self, name)) is not None}
 
     @property
     def kinds(self) -> tuple[str, ...]:

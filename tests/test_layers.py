@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("calibrate", "importance", "allocate", "select", "widths", "codegen"),
     ("report", "report_html", "report_charts", "drawing"),
+    ("latency",),
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
     ("calls", "progress", "types", "rectangles", "errors", "checkpoint"),

@@ -75,7 +75,7 @@ def test_an_error_is_a_budget_by_itself_and_no_limit_of_a_cost(error: float) -> 
 
 def test_an_empty_budget_is_refused() -> None:
     with pytest.raises(
-        BudgetError, match="an empty budget: give at least one of flops=, params=, memory= and max_error="
+        BudgetError, match="an empty budget: give at least one of flops=, params=, memory=, latency= and max_error="
     ):
         fp.Budget()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+
+import numpy as np
 
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
+from fxprune.allocate.align import aligned
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator
 from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
-from fxprune.allocate.solve import allotted, smallest
+from fxprune.allocate.solve import solved
 from fxprune.closed_form.removal import Removal
 from fxprune.errors import PlanError
 from fxprune.types import Budget, Coupling
@@ -17,6 +19,7 @@ from fxprune.types import Budget, Coupling
 __all__ = [
     "MAX_RATIO",
     "METHODS",
+    "MULTIPLE_FOR_LATENCY",
     "Costs",
     "Problem",
     "Widths",
@@ -30,6 +33,7 @@ __all__ = [
 ]
 
 MAX_RATIO = 0.95  # of any one group; its last units carry the whole signal, and no curve foretells their loss
+MULTIPLE_FOR_LATENCY = 8  # widths between multiples of it take hardware as long as the next of them
 
 
 def allocate(
@@ -39,7 +43,7 @@ def allocate(
     budget: Budget,
     *,
     method: str = "greedy",
-    multiple_of: int = 1,
+    multiple_of: int | None = 1,
     freeze: Iterable[str] = (),
     max_ratio: float = MAX_RATIO,
 ) -> Widths:
@@ -51,7 +55,8 @@ def allocate(
     removals: for each group, the error after each round of removal.
     method: "dynamic" (planned over all groups), "greedy" (least error for the cost that is saved), "uniform" (one
         ratio for all groups), or one that was registered with `allocator`.
-    multiple_of: kept widths are multiples of this, or whole.
+    multiple_of: kept widths are multiples of this, or whole; None takes multiples of 16 or 8 for all groups but a few,
+        where that is free (`align`), and where the latency is limited in any case.
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go, below 1; one unit of each block always stays.
 
@@ -61,19 +66,25 @@ def allocate(
         raise PlanError(f"allocation {method!r} is not known; there are: {', '.join(METHODS)}")
     check_widths(multiple_of, max_ratio)
     held = frozen_groups(coupling, freeze)
-    ladders = {
-        group.name: ladder(group, multiple_of, 0.0 if group.name in held else max_ratio) for group in coupling.groups
-    }
-    errors = {
-        name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]
-        for name, widths in ladders.items()
-    }
-    limits = budget.absolute(cost.evaluate({name: widths[0] for name, widths in ladders.items()}, budget.kinds))
-    problem = Problem(cost, ladders, errors, limits)
-    problem.check_reachable()
-    if not ladders:
-        return {}
-    rungs = allotted(problem, METHODS[method]) if limits else problem.rungs({})
-    if budget.max_error is not None:
-        rungs = smallest(replace(problem, max_error=budget.max_error), METHODS[method], rungs)
+
+    def problem_of(multiple: int) -> Problem:
+        ladders = {
+            group.name: ladder(group, multiple, 0.0 if group.name in held else max_ratio) for group in coupling.groups
+        }
+        errors = {
+            name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]
+            for name, widths in ladders.items()
+        }
+        limits = budget.absolute(cost.evaluate({}, budget.kinds))
+        problem = Problem(cost, ladders, errors, limits, budget.max_error)
+        problem.check_reachable()
+        return problem
+
+    if not coupling.groups:
+        return problem_of(1).at(np.zeros(0, dtype=np.int64))  # raises where the limits cannot be met
+    if multiple_of is None:
+        problem, rungs = aligned(problem_of, METHODS[method], MULTIPLE_FOR_LATENCY if budget.latency is not None else 1)
+    else:
+        problem = problem_of(multiple_of)
+        rungs = solved(problem, METHODS[method])
     return problem.at(rungs)

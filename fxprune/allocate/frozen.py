@@ -21,8 +21,9 @@ def patterns_of(freeze: Any) -> tuple[str, ...]:
 
 
 def check_widths(multiple_of: Any, max_ratio: Any) -> None:
-    """Raise PlanError unless `multiple_of` is a whole number from 1 and `max_ratio` a share."""
-    if isinstance(multiple_of, bool) or not isinstance(multiple_of, int) or multiple_of < 1:
+    """Raise PlanError unless `multiple_of` is a whole number from 1, or None, and `max_ratio` a share."""
+    whole = isinstance(multiple_of, int) and not isinstance(multiple_of, bool) and multiple_of >= 1
+    if not whole and multiple_of is not None:
         raise PlanError(f"multiple_of={multiple_of!r} must be a whole number, at least 1")
     if not isinstance(max_ratio, Real) or not 0 <= float(max_ratio) <= 1:
         raise PlanError(f"max_ratio={max_ratio!r} must be in [0, 1]")

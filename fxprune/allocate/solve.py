@@ -11,6 +11,13 @@ from fxprune.allocate.problem import Problem, Rungs
 from fxprune.errors import BudgetError, PlanError
 
 
+def solved(problem: Problem, method: Method) -> Rungs:
+    """The widths of least error within the limits; where the error is limited, those of fewest FLOPs."""
+    free = replace(problem, max_error=None)
+    start = allotted(free, method) if problem.limits else np.zeros_like(problem.lengths)
+    return start if problem.max_error is None else smallest(problem, method, start)
+
+
 def allotted(problem: Problem, method: Method) -> Rungs:
     """The widths that the method chooses, and what units are left over given back."""
     widths = method.allocator(problem)

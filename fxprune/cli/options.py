@@ -72,6 +72,13 @@ limits = together(
 )
 
 
+timing = together(
+    click.option("--latency", type=float, help="Share of the measured time of a forward to keep, or microseconds."),
+    click.option("--latency-batch", type=click.IntRange(1), default=1, help="Inputs of the forwards that are timed."),
+    click.option("--compiled", is_flag=True, help="Time the network as torch.compile runs it."),
+)
+
+
 def budget_of(options: Mapping[str, Any], *names: str) -> fp.Budget:
     """The budget that the options with these names give. Raises UsageError where none is given."""
     given = {name: options[name] for name in names}
@@ -82,7 +89,11 @@ def budget_of(options: Mapping[str, Any], *names: str) -> fp.Budget:
 
 
 shrinking = together(
-    click.option("--multiple-of", type=click.IntRange(1), default=1, help="Round kept widths to multiples of this."),
+    click.option(
+        "--multiple-of",
+        type=click.IntRange(1),
+        help="Round kept widths to multiples of this.  [default: 16 or 8 where prune can have them for nothing]",
+    ),
     click.option(
         "--freeze", multiple=True, metavar="GLOB", help="Parameters, modules or groups that must keep their widths."
     ),

@@ -46,7 +46,7 @@ def precrop(spec: str, out: Path, html: Path | None, as_json: bool, **options: A
             budget=budget,
             verify=not options["no_verify"],
             progress=progress,
-            **{name: options[name] for name in passed_on},
+            **{name: options[name] for name in passed_on if options[name] is not None},
         )
     write(result, out, html)
     show(result.report, out, as_json)

@@ -15,7 +15,7 @@ from fxprune.cli.calibration import open_calibration
 from fxprune.cli.console import note, progress_bars
 from fxprune.cli.examples import first_of, noise
 from fxprune.cli.models import Network, resolve
-from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, reporting, shrinking
+from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, reporting, shrinking, timing
 from fxprune.cli.preprocessing import Preprocessing
 from fxprune.cli.results import check_writable, show, write
 from fxprune.cli.samples import Batches
@@ -32,6 +32,7 @@ RECIPES = (
 @click.argument("spec")
 @folder
 @limits
+@timing
 @click.option("--max-error", type=float, help="As small as this squared error of the outputs allows: 0.05 is 5 %.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Weights: .safetensors, .pth or .pt.")
 @click.option(
@@ -57,7 +58,7 @@ def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
 
     Until the result is written, the state of the run is in the folder OUT.partial.
     """
-    budget = budget_of(options, "flops", "params", "memory", "max_error")
+    budget = budget_of(options, "flops", "params", "memory", "latency", "max_error")
     check_writable(out)
     partial = state_folder(out)
     network = resolve(spec, options["weights"], options["seed"])
@@ -94,6 +95,7 @@ def _pruned(network: Network, budget: fp.Budget, partial: Path, options: Mapping
             budget=budget,
             calibration=calibration,
             verify=not options["no_verify"],
+            timing=fp.Timing(options["latency_batch"], options["compiled"]),
             progress=progress,
             **{name: options[name] for name in passed_on},
         )

@@ -20,6 +20,7 @@ from fxprune.errors import CalibrationError, RewriteError, describe
 # keys of what passes hand on in meta[META]
 DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just before Shrink
 TEACHER, CALIBRATION, COST = "teacher", "calibration", "cost"  # teacher: the graph with the user's own weights
+LATENCIES = "latencies"  # what was measured, where the budget limits the latency
 STAGES = "stages"  # (name, held-out error before, after) of each stage that corrects
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,8 +23,10 @@ from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.errors import BudgetError, CalibrationError, PlanError, RewriteError, WeightsError
 from fxprune.importance import IMPORTANCES, needs_images
+from fxprune.latency import Latencies, Timing
 from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, require_operators, state, without_guards
 from fxprune.passes.search import smallest_plan
+from fxprune.passes.timed import hand_on, roofline_of, timed_plan
 from fxprune.progress import Progress, silent
 from fxprune.select import select
 from fxprune.types import Budget, Coupling, Plan
@@ -40,6 +42,7 @@ class Choose(PassBase):
     importance, allocation: names of the registries.
     multiple_of, freeze, max_ratio: as in `allocate`.
     heads: whether attention loses whole heads, as in `analyze`.
+    timing: how latencies are measured where the budget limits them.
     Postcondition: the plan is possible, and the network that it leaves fits the budget.
     """
 
@@ -47,11 +50,12 @@ class Choose(PassBase):
     calibration: Any = field(default=None, repr=False)
     importance: str = "second_order"
     allocation: str = "greedy"
-    multiple_of: int = 1
+    multiple_of: int | None = None
     freeze: Iterable[str] = ()
     max_ratio: float | None = None
     seed: int = 0
     heads: bool = False
+    timing: Timing = field(default_factory=Timing)
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 
@@ -87,17 +91,33 @@ class Choose(PassBase):
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
         known = self.checkpoint.load("choose")
         with without_guards(graph_module):
-            plan = Plan.from_json(known["plan"]) if known else self._plan(graph_module)
-        self.checkpoint.save("choose", {"plan": plan.to_json()})
-        found[PLAN] = plan
+            found[PLAN] = self._restored(graph_module, known) if known else self._chosen(graph_module)
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """The plan is possible, and fits."""
         check_fits(graph_module, self.budget)
 
-    def _plan(self, gm: fx.GraphModule) -> Plan:
-        """Score, allocate and select."""
+    def _chosen(self, gm: fx.GraphModule) -> Plan:
+        """The plan, where the latency is limited with what was measured for it, and kept for a run that goes on."""
+        decide, kept = self._decision(gm), {}
+        if self.budget.latency is None:
+            plan = decide(self.budget)
+        else:
+            heard = partial(self.progress, "latency")
+            plan, latencies = timed_plan(gm, decide, self.budget, self.timing, self.heads, self.seed, heard)
+            kept = {"latencies": latencies.to_json()}
+        self.checkpoint.save("choose", {"plan": plan.to_json(), **kept})
+        return plan
+
+    def _restored(self, gm: fx.GraphModule, known: Mapping[str, str]) -> Plan:
+        """The plan of an earlier run, and its latencies."""
+        if "latencies" in known:
+            hand_on(gm, roofline_of(gm, self.timing), Latencies.from_json(known["latencies"]))
+        return Plan.from_json(known["plan"])
+
+    def _decision(self, gm: fx.GraphModule) -> Callable[[Budget], Plan]:
+        """From a budget to a plan: scores, allocates and selects."""
         coupling: Coupling = state(gm)[COUPLING]
         removals = self._removals(gm, coupling, state(gm).get(CALIBRATION))
 
@@ -115,8 +135,8 @@ class Choose(PassBase):
             return replace(select(coupling, removals, widths, input_specs(gm)), heads=self.heads)
 
         if self.budget.max_error is None:
-            return planned(self.budget)
-        return smallest_plan(gm, planned, self.budget, self.seed, partial(self.progress, "search"))
+            return planned
+        return lambda budget: smallest_plan(gm, planned, budget, self.seed, partial(self.progress, "search"))
 
     def _removals(
         self, gm: fx.GraphModule, coupling: Coupling, calibration: Calibration | None

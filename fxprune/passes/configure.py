@@ -66,6 +66,8 @@ class Configure(PassBase):
             raise PlanError(f"method {self.method!r} is not known; there are: {', '.join(METHODS)}")
         if self.budget.max_error is not None:
             raise BudgetError("max_error= needs a trained network; before training give flops=, params= or memory=")
+        if self.budget.latency is not None:
+            raise BudgetError("latency= is for prune: before training give flops=, params= or memory=")
         check_widths(self.multiple_of, 1.0 if self.max_ratio is None else self.max_ratio)
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:

@@ -1,0 +1,133 @@
+"""The clock: how long a graph takes, and each piece of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+from torch.utils.benchmark import Timer
+
+from fxprune.capture import capture_info
+from fxprune.flops import FLOPS
+from fxprune.latency.pieces import described, split, without_writes
+from fxprune.latency.table import Table, machine
+from fxprune.latency.timing import Timing
+
+SHORTEST, ROUNDS = 0.002, 5  # seconds for which a call is repeated, and how often that is timed: the least counts
+LONGEST = 300  # characters of a call in the table; what is longer goes by a fingerprint
+
+Times = dict[str, float]
+_SHAPES = re.compile(r"\[[\d, ]*\]")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one graph.
+
+    pieces: seconds of each piece, by its name.
+    key: what the graph computes, and of which tensors.
+    """
+
+    pieces: Times
+    key: str
+
+
+class Clock:
+    """Measures a graph that comes from `capture`, and what shrinking makes of it, on its device.
+
+    manner: on which machine, and how.
+
+    Raises OutputError where the table cannot be read, or written.
+    """
+
+    def __init__(self, gm: fx.GraphModule, timing: Timing) -> None:
+        self.timing = timing
+        self._inputs = _batch_of(gm, timing.batch)
+        tensors = (*gm.parameters(), *(leaf for leaf in self._inputs if isinstance(leaf, Tensor)))
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+        self._table = Table(timing.path, f"{machine(device)}, {'compiled' if timing.compiled else 'eager'}")
+        self.manner = f"batch {timing.batch} on {self._table.machine}"
+        self._compiled: dict[str, Callable[..., Any]] = {}
+
+    def measure(self, gm: fx.GraphModule) -> Measured:
+        """The seconds of each piece of a graph."""
+        run = _Run(split(gm, self.timing.compiled), self._seconds)
+        with torch.no_grad():
+            run.run(*(self._laid_out(value) for value in self._inputs))
+        self._table.save()
+        return Measured(run.seconds, f"{len(run.keys)} pieces {_fingerprint(' '.join(run.keys))}")
+
+    def whole(self, gm: fx.GraphModule, measured: Measured) -> float:
+        """The seconds of the graph as one, which may be more or less than the sum of its pieces."""
+        bare = without_writes(gm)
+        inputs = tuple(self._laid_out(value) for value in self._inputs)
+        call = torch.compile(bare) if self.timing.compiled else bare
+        with torch.no_grad():
+            seconds = self._table.seconds(measured.key, lambda: least_seconds(call, inputs))
+        self._table.save()
+        return seconds
+
+    def _seconds(self, piece: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[str, float]:
+        text = described(piece, inputs)
+        key = text if len(text) <= LONGEST else f"{text[:LONGEST]} {_fingerprint(text)}"
+        return key, self._table.seconds(key, lambda: least_seconds(self._callable(piece, text), inputs))
+
+    def _callable(self, piece: fx.GraphModule, text: str) -> Callable[..., Any]:
+        """The piece as it is run: what a compiler fuses is compiled, once for all sizes; the rest are library calls."""
+        if not self.timing.compiled or any(node.target in FLOPS for node in piece.graph.nodes):
+            return piece
+        structure = _SHAPES.sub("[]", text)
+        if structure not in self._compiled:
+            self._compiled[structure] = torch.compile(piece, dynamic=True)
+        return self._compiled[structure]
+
+    def _laid_out(self, value: Any) -> Any:
+        """Images go through a compiled network channels last, as inductor lays them out."""
+        last = self.timing.compiled and isinstance(value, Tensor) and value.ndim == 4
+        return value.contiguous(memory_format=torch.channels_last) if last else value
+
+
+class _Run(fx.Interpreter):
+    """Runs the pieces of a graph one after another, and times each."""
+
+    def __init__(self, parts: fx.GraphModule, time: Callable[[fx.GraphModule, tuple[Any, ...]], tuple[str, float]]):
+        super().__init__(parts)
+        self.seconds: Times = {}
+        self.keys: list[str] = []
+        self._time = time
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        piece = self.fetch_attr(target)
+        key, self.seconds[str(target)] = self._time(piece, args)
+        self.keys.append(key)
+        return piece(*args, **kwargs)
+
+
+def least_seconds(call: Callable[..., Any], inputs: tuple[Any, ...]) -> float:
+    """The least time of a call among several: what else the machine does only adds."""
+    call(*inputs)
+    timer = Timer("call(*inputs)", globals={"call": call, "inputs": inputs}, num_threads=torch.get_num_threads())
+    number = max(1, round(SHORTEST / timer.timeit(1).mean))
+    return min(timer.timeit(number).mean for _ in range(ROUNDS))
+
+
+def _batch_of(gm: fx.GraphModule, batch: int) -> tuple[Any, ...]:
+    """The example's first input as often as the batch is large; the example itself where it is baked in."""
+    info = capture_info(gm)
+    leaves = pytree.tree_leaves((info.args, dict(info.kwargs)))
+    if not info.dynamic_batch:
+        return tuple(leaves)
+    return tuple(
+        leaf.detach()[:1].expand(batch, *leaf.shape[1:]).clone() if isinstance(leaf, Tensor) and leaf.ndim else leaf
+        for leaf in leaves
+    )
+
+
+def _fingerprint(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
