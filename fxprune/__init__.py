@@ -1,6 +1,7 @@
 """fxprune makes trained neural networks smaller and faster without retraining, as passes over torch.fx graphs."""
 
 from fxprune.api import Result, pipeline, prune
+from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.cost import Cost, cost
 from fxprune.coupling import analyze
@@ -10,7 +11,7 @@ from fxprune.latency import Timing
 from fxprune.passes.verify import verify
 from fxprune.precrop import precrop
 from fxprune.report import Report
-from fxprune.types import Axis, Budget, ChannelGroup, Coupling, Field, Plan, Slice, Verification
+from fxprune.types import Axis, ChannelGroup, Coupling, Field, Plan, Slice, Verification
 
 __version__ = "0.1.0"
 

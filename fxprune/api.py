@@ -19,6 +19,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from torch.utils import _pytree as pytree
 
 from fxprune.allocate import patterns_of
+from fxprune.budget import Budget
 from fxprune.calibrate.images import calibration_for
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
@@ -35,7 +36,7 @@ from fxprune.recipes import Settings, passes_of
 from fxprune.report import Report
 from fxprune.report_html import page
 from fxprune.summary import summary
-from fxprune.types import Budget, Coupling, Plan
+from fxprune.types import Coupling, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,6 +263,7 @@ def _restartable(gm: fx.GraphModule, recipe: str, settings: Settings, folder: st
         "recipe": recipe,
         **{name: getattr(settings, name) for name in options},
         "freeze": list(settings.freeze),
+        "timing": str(settings.timing),
         "budget": {**settings.budget.limits, "max_error": settings.budget.max_error},
         "graph": hashlib.blake2b(gm.code.encode(), digest_size=16).hexdigest(),
         "weights": fingerprint([*gm.named_parameters(), *gm.named_buffers()]),

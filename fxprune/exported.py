@@ -21,13 +21,14 @@ from torch.export.graph_signature import (
 )
 
 from fxprune.api import pipeline
+from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.codegen.tree import named_tensors
 from fxprune.passes import shrink as graphs
 from fxprune.passes.base import clone
 from fxprune.passes.lift import Lift
 from fxprune.passes.tidy import Tidy
-from fxprune.types import Budget, Plan
+from fxprune.types import Plan
 
 _MUTATIONS = {OutputKind.BUFFER_MUTATION, OutputKind.USER_INPUT_MUTATION}
 

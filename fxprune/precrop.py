@@ -12,6 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxprune.allocate import patterns_of
 from fxprune.api import Result, run_passes
+from fxprune.budget import Budget
 from fxprune.capture import capture, capture_info
 from fxprune.errors import FxpruneError
 from fxprune.passes.base import COUPLING, PLAN, clone, state
@@ -24,7 +25,6 @@ from fxprune.passes.tidy import Tidy
 from fxprune.passes.verify import Verify
 from fxprune.progress import heard_by
 from fxprune.summary import summary
-from fxprune.types import Budget
 
 
 def precrop(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.fx.passes.infra.pass_base import PassBase
 
+from fxprune.budget import Budget
 from fxprune.checkpoint import Checkpoint
 from fxprune.errors import PlanError
 from fxprune.latency import Timing
@@ -26,7 +27,6 @@ from fxprune.passes.synthesise import Synthesise
 from fxprune.passes.tidy import Tidy
 from fxprune.passes.verify import Verify
 from fxprune.progress import Progress, silent
-from fxprune.types import Budget
 
 Passes = tuple[PassBase, ...]
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from torch import fx, nn
 
+from fxprune.budget import Budget
+from fxprune.calibrate.evaluate import judged_of, outputs_of
 from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
 from fxprune.capture import capture_info
@@ -16,7 +18,7 @@ from fxprune.passes.initialise import NOTES
 from fxprune.passes.synthesise import SYNTHESISED
 from fxprune.passes.verify import VERIFICATION
 from fxprune.report import GroupChange, LayerDensity, LayerError, Report, StageError
-from fxprune.types import Budget, Coupling, Plan
+from fxprune.types import Coupling, Plan
 from fxprune.widths import Configured
 
 _RANDOM_DEPTH = ("StochasticDepth", "DropPath")  # modules that leave no trace in a graph captured in evaluation
@@ -60,6 +62,19 @@ def summary(
 
 def _weaknesses(gm: fx.GraphModule, budget: Budget) -> Iterator[str]:
     """Why the result may be worse than it could be."""
+    yield from _weak_calibration(gm)
+    stages = state(gm).get(STAGES, ())
+    if not stages:
+        return
+    error = stages[-1][2]
+    if error > LARGE:
+        yield f"{error:.0%} of the variance of the network's outputs is lost on held-out images: allow a larger budget"
+    if budget.max_error is not None and error > budget.max_error:
+        yield f"the held-out error is {error:.4f}, above max_error={budget.max_error}: another recipe may reach it"
+
+
+def _weak_calibration(gm: fx.GraphModule) -> Iterator[str]:
+    """Why the images may have taught too little."""
     calibration: Calibration | None = state(gm).get(CALIBRATION)
     if calibration is not None:
         if SYNTHESISED in state(gm):
@@ -73,14 +88,8 @@ def _weaknesses(gm: fx.GraphModule, budget: Budget) -> Iterator[str]:
             yield "nothing was corrected: what fits so few images may be wrong for all others"
         elif not calibration.held_out:
             yield "no calibration image could be held out, so that nothing judges the corrections: give more images"
-    stages = state(gm).get(STAGES, ())
-    if not stages:
-        return
-    error = stages[-1][2]
-    if error > LARGE:
-        yield f"{error:.0%} of the variance of the network's outputs is lost on held-out images: allow a larger budget"
-    if budget.max_error is not None and error > budget.max_error:
-        yield f"the held-out error is {error:.4f}, above max_error={budget.max_error}: another recipe may reach it"
+        elif state(gm).get(ERRORS) and not state(gm).get(STAGES):
+            yield "nothing judged the corrections: no floating-point value that the results are made of keeps its shape"
 
 
 def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, ...]:
@@ -88,6 +97,8 @@ def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, 
     notes = [*capture_info(gm).notes, *state(gm).get("training_notes", ())]
     if LATENCIES in state(gm):
         notes.append(f"latency is in microseconds, {state(gm)[LATENCIES].manner}")
+    if state(gm).get(STAGES) and (judged := judged_of(teacher(gm))) != outputs_of(teacher(gm)):
+        notes.append(f"the outputs are whole numbers: errors are those of {', '.join(judged)}, of which they are made")
     if coupling.changes_statistics:
         names = ", ".join(coupling.changes_statistics[:3])
         more = f" and {len(coupling.changes_statistics) - 3} more" if len(coupling.changes_statistics) > 3 else ""

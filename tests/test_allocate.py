@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune.allocate import METHODS, Problem, allocate, allocator, foretold, frozen_groups
+from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.closed_form.removal import Removal
 from fxprune.cost import Cost, cost
 from fxprune.coupling import analyze
 from fxprune.errors import BudgetError, PlanError
 from fxprune.importance import magnitude
-from fxprune.types import Budget, Coupling
+from fxprune.types import Coupling
 from tests.networks import NETWORKS, build, images
 
 

@@ -23,11 +23,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipes", "summary", "diff"),
     ("passes",),
     ("calibrate", "importance", "allocate", "select", "widths", "codegen"),
-    ("report", "report_html", "report_charts", "drawing"),
+    ("report", "report_held", "report_html", "report_charts", "drawing"),
     ("latency",),
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
-    ("calls", "progress", "types", "rectangles", "errors", "checkpoint"),
+    ("calls", "progress", "types", "budget", "rectangles", "errors", "checkpoint"),
 )
 RANK = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 

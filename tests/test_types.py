@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import fxprune as fp
-from fxprune.errors import BudgetError
 
 names = st.text(min_size=1, max_size=8)
 
@@ -52,37 +50,6 @@ def test_other_json_is_refused(text: str) -> None:
 def test_another_version_is_refused() -> None:
     with pytest.raises(fp.PlanError, match="plan version 7"):
         fp.Plan.from_json('{"version": 7}')
-
-
-@pytest.mark.parametrize("limit", [0, -0.5, float("nan"), float("inf"), "half", True])
-def test_budgets_out_of_range(limit: float) -> None:
-    with pytest.raises(BudgetError, match="a limit is a share in"):
-        fp.Budget(flops=limit)
-
-
-@pytest.mark.parametrize("error", [0, -0.5, float("nan"), float("inf"), "little", True])
-def test_errors_out_of_range(error: float) -> None:
-    with pytest.raises(BudgetError, match=r"max_error=.*: an error is a number above 0, relative to the variance"):
-        fp.Budget(flops=0.5, max_error=error)
-
-
-@pytest.mark.parametrize("error", [1e-9, 0.05, 3, np.float32(0.5)])
-def test_an_error_is_a_budget_by_itself_and_no_limit_of_a_cost(error: float) -> None:
-    budget = fp.Budget(max_error=error)
-    assert (budget.max_error, budget.limits, budget.absolute({"flops": 1000})) == (error, {}, {})
-    assert fp.Budget(flops=0.5, max_error=error).limits == {"flops": 0.5}
-
-
-def test_an_empty_budget_is_refused() -> None:
-    with pytest.raises(
-        BudgetError, match="an empty budget: give at least one of flops=, params=, memory=, latency= and max_error="
-    ):
-        fp.Budget()
-
-
-def test_shares_and_absolute_numbers() -> None:
-    budget = fp.Budget(flops=0.5, params=300)
-    assert budget.absolute({"flops": 1000, "params": 1000}) == {"flops": 500, "params": 300}
 
 
 def test_verification_of_nan_is_not_ok() -> None:

@@ -97,6 +97,7 @@ def test_answers_are_judged_by_the_logits_below_them(budget: fp.Budget) -> None:
         fp.prune(kind().eval(), DATA[:2], budget=budget, calibration=DATA, recipe="fast") for kind in (Answer, Small)
     )
     assert answers.plan == logits.plan and answers.report.stages == logits.report.stages
+    assert any("the outputs are whole numbers: errors are those of" in note for note in answers.report.notes)
     found = answers.model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in logits.model.state_dict().items())
 
@@ -118,6 +119,7 @@ def test_where_nothing_can_be_judged_no_error_is_reported(recipe: str) -> None:
     result = fp.prune(model, DATA[:2], **options)
     assert len(result.plan.kept["second.0.weight"]) < 8
     assert result.report.stages == () and result.report.layers
+    assert any(warning.startswith("nothing judged the corrections") for warning in result.report.weak)
     assert result.model(DATA).shape == (96,)
 
 

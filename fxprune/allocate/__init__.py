@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
-from fxprune.allocate.align import aligned
+from fxprune.allocate.align import aligned, in_units
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator
 from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
 from fxprune.allocate.solve import solved
+from fxprune.budget import Budget
 from fxprune.closed_form.removal import Removal
 from fxprune.errors import PlanError
-from fxprune.types import Budget, Coupling
+from fxprune.types import Coupling
 
 __all__ = [
     "MAX_RATIO",
@@ -68,8 +69,12 @@ def allocate(
     held = frozen_groups(coupling, freeze)
 
     def problem_of(multiple: int) -> Problem:
+        steps = {
+            group.name: multiple if multiple_of is not None else in_units(multiple, group) for group in coupling.groups
+        }
         ladders = {
-            group.name: ladder(group, multiple, 0.0 if group.name in held else max_ratio) for group in coupling.groups
+            group.name: ladder(group, steps[group.name], 0.0 if group.name in held else max_ratio)
+            for group in coupling.groups
         }
         errors = {
             name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]

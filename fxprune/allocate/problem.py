@@ -139,15 +139,17 @@ class Problem:
         return bool(self.within(self.totals(self.rungs(widths))))
 
     def check_reachable(self) -> None:
-        """Raise BudgetError unless the smallest network fits the limits on the costs."""
+        """Raise BudgetError, naming the tightest, unless the smallest network fits the limits on the costs."""
         least = self.cost.evaluate({name: ladder[-1] for name, ladder in self.ladders.items()}, self.kinds)
-        for kind, limit in self.limits.items():
-            if least[kind] > limit:
-                raise BudgetError(
-                    f"{kind}={limit:,.0f} ({limit / self.dense[kind]:.1%} of {self.dense[kind]:,}) cannot be reached: "
-                    f"the smallest is {least[kind]:,} ({least[kind] / self.dense[kind]:.1%}); what is frozen or held, "
-                    "max_ratio and multiple_of decide how far one can go"
-                )
+        kind = max(self.limits, key=lambda kind: least[kind] / self.limits[kind], default=None)
+        if kind is None or least[kind] <= self.limits[kind]:
+            return
+        limit, dense = self.limits[kind], self.dense[kind]
+        raise BudgetError(
+            f"{kind}={limit:,.0f} ({limit / dense:.1%} of {dense:,}) cannot be reached: the smallest is "
+            f"{least[kind]:,} ({least[kind] / dense:.1%}); what is frozen or held, max_ratio and multiple_of decide "
+            "how far one can go"
+        )
 
 
 def ladder(group: ChannelGroup, multiple_of: int, max_ratio: float) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
-from torch.utils.benchmark import Timer
 
 from fxprune.capture import capture_info
 from fxprune.flops import FLOPS
@@ -112,9 +112,19 @@ class _Run(fx.Interpreter):
 def least_seconds(call: Callable[..., Any], inputs: tuple[Any, ...]) -> float:
     """The least time of a call among several: what else the machine does only adds."""
     call(*inputs)
-    timer = Timer("call(*inputs)", globals={"call": call, "inputs": inputs}, num_threads=torch.get_num_threads())
-    number = max(1, round(SHORTEST / timer.timeit(1).mean))
-    return min(timer.timeit(number).mean for _ in range(ROUNDS))
+    number = max(1, round(SHORTEST / _seconds_each(call, inputs, 1)))
+    return min(_seconds_each(call, inputs, number) for _ in range(ROUNDS))
+
+
+def _seconds_each(call: Callable[..., Any], inputs: tuple[Any, ...], number: int) -> float:
+    """The time of a call, of so many in a row; an accelerator is waited for."""
+    waits = any(isinstance(value, Tensor) and value.device.type != "cpu" for value in inputs)
+    started = time.perf_counter()
+    for _ in range(number):
+        call(*inputs)
+    if waits:
+        torch.accelerator.synchronize()
+    return (time.perf_counter() - started) / number
 
 
 def _batch_of(gm: fx.GraphModule, batch: int) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.allocate import MAX_RATIO, METHODS, allocate
+from fxprune.budget import Budget
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
 from fxprune.calibrate.observe import observe, systems_of
@@ -29,7 +30,7 @@ from fxprune.passes.search import smallest_plan
 from fxprune.passes.timed import hand_on, roofline_of, timed_plan
 from fxprune.progress import Progress, silent
 from fxprune.select import select
-from fxprune.types import Budget, Coupling, Plan
+from fxprune.types import Coupling, Plan
 
 
 @dataclass(frozen=True, eq=False)

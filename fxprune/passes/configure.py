@@ -11,13 +11,14 @@ from torch import fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.allocate import check_widths, frozen_groups, ladder_between
+from fxprune.budget import Budget
 from fxprune.capture import capture_info
 from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.errors import BudgetError, PlanError
 from fxprune.passes.base import COST, COUPLING, PLAN, require_operators, state
 from fxprune.passes.choose import check_fits, input_specs, nothing_shrinks, require_own_plan
-from fxprune.types import Budget, ChannelGroup, Coupling, Plan
+from fxprune.types import ChannelGroup, Coupling, Plan
 from fxprune.widths import (
     GROWTH,
     METHODS,

@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from torch import fx
 
+from fxprune.budget import Budget
 from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
 from fxprune.passes.base import CALIBRATION, COST, COUPLING, state, teacher
 from fxprune.passes.fuse import Fuse
 from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.shrink import shrink
-from fxprune.types import Budget, Plan
+from fxprune.types import Plan
 
 TRIALS = 7  # each shrinks and reconstructs a copy
 

@@ -9,11 +9,12 @@ import torch
 from torch import fx
 
 from fxprune.allocate import MULTIPLE_FOR_LATENCY, ladder_between
+from fxprune.budget import Budget
 from fxprune.errors import BudgetError
 from fxprune.latency import Clock, Latencies, Roofline, Sample, Timing
 from fxprune.passes.base import COST, COUPLING, LATENCIES, state
 from fxprune.passes.shrink import shrink
-from fxprune.types import Budget, ChannelGroup, Coupling, Plan
+from fxprune.types import ChannelGroup, Coupling, Plan
 
 SAMPLES = 8  # networks of random widths that are measured beside the original before anything is planned
 LEAST = 0.125  # of a group's width in these

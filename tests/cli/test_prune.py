@@ -191,7 +191,7 @@ def test_an_error_as_a_budget(networks: Path, tmp_path: Path) -> None:
 def test_a_missing_budget_is_a_usage_error(networks: Path, tmp_path: Path) -> None:
     result = prune(f"{networks}:tiny", "--out", tmp_path / "out")
     assert result.exit_code == 2
-    assert "give a budget: at least one of --flops, --params, --memory and --max-error" in result.stderr
+    assert "give a budget: at least one of --flops, --params, --memory, --latency and --max-error" in result.stderr
 
 
 def test_help_tells_all_recipes(networks: Path) -> None:
@@ -213,7 +213,18 @@ def test_ctrl_c_stops_cleanly(networks: Path, tmp_path: Path) -> None:
 
 
 def test_whole_heads_can_go(transformer: str, tmp_path: Path) -> None:
-    options = ("--recipe", "magnitude", "--params", 0.5, "--input-size", "3,16,16", "--json", "--heads")
+    options = (
+        "--recipe",
+        "magnitude",
+        "--params",
+        0.5,
+        "--multiple-of",
+        1,
+        "--input-size",
+        "3,16,16",
+        "--json",
+        "--heads",
+    )
     report = report_of(prune(transformer, *options, "--out", tmp_path / "out"))
     attention = next(group for group in report["groups"] if group["name"].endswith("in_proj_weight"))
     assert attention["before"] == 4 and attention["after"] < 4

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.cost import cost
 from fxprune.coupling import analyze
-from fxprune.types import Budget
 from fxprune.widths.layers import layers_of
 from fxprune.widths.setting import Choice, Setting
 from tests.networks import build, inputs

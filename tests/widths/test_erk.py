@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.budget import Budget
 from fxprune.errors import PlanError
-from fxprune.types import Budget
 from fxprune.widths.convex import densities_at
 from fxprune.widths.erk import bounded_least_squares, erk
 from tests.widths.settings import FAMILIES, check, family, setting_of

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from fxprune.budget import Budget
 from fxprune.errors import PlanError
-from fxprune.types import Budget
 from fxprune.widths.gradients import grasp, preserved_flow, sensitivity, snip
 from fxprune.widths.scores import unit_scores
 from fxprune.widths.setting import Method, Setting

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.budget import Budget
 from fxprune.errors import PlanError
-from fxprune.types import Budget, ChannelGroup, Coupling, Source
+from fxprune.types import ChannelGroup, Coupling, Source
 from fxprune.widths.scores import by_scores, choice_after, fewest, ranked, unit_scores
 from fxprune.widths.setting import Setting
 from tests.widths.settings import FAMILIES, check, family, setting_of

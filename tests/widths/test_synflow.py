@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxprune.budget import Budget
 from fxprune.errors import PlanError
-from fxprune.types import Budget
 from fxprune.widths.scores import ranked, unit_scores
 from fxprune.widths.setting import Setting
 from fxprune.widths.synflow import flows, synflow, without

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fxprune.types import Budget
+from fxprune.budget import Budget
 from fxprune.widths.uniform import random, uniform
 from tests.widths.settings import FAMILIES, check, family, setting_of
 
