@@ -34,6 +34,10 @@ def tiny():
     return Tiny()
 
 
+def wide():
+    return Tiny(64)
+
+
 def broken():
     raise RuntimeError("out of order")
 

@@ -212,6 +212,14 @@ def test_ctrl_c_stops_cleanly(networks: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_measured_time_is_a_budget(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path / "cache"))
+    options = ("--recipe", "magnitude", "--latency", 0.98, "--latency-batch", 64, "--json")
+    cost = report_of(prune(f"{networks}:wide", *options, "--input-size", "3,8,8", "--out", tmp_path / "out"))["cost"]
+    assert cost["latency"]["after"] <= cost["latency"]["limit"] < cost["latency"]["before"]
+    assert "aten.conv2d.default" in (tmp_path / "cache" / "latency.json").read_text()
+
+
 def test_whole_heads_can_go(transformer: str, tmp_path: Path) -> None:
     options = (
         "--recipe",
