@@ -15,12 +15,14 @@ from fxprune.passes.lift import Lift
 from fxprune.passes.tidy import Tidy
 
 _STYLE = """
-.fxprune-diff { color-scheme: light dark; --line: #e3e7ed; --soft: #6b7686; --old: #fde3e1; --new: #dcf3e4;
-  border-collapse: collapse; width: 100%; table-layout: fixed; font: 12px/1.5 ui-monospace, monospace }
+.fxprune-diff { color-scheme: light dark; --line: #e3e7ed; --soft: #5d6878; --old: #fde3e1; --new: #dcf3e4;
+  border-collapse: collapse; width: 100%; min-width: 44rem; table-layout: fixed;
+  font: 12px/1.5 ui-monospace, monospace }
 @media (prefers-color-scheme: dark) {
   .fxprune-diff { --line: #2b323d; --soft: #97a3b4; --old: #4a2323; --new: #1d3d2b } }
-.fxprune-diff td { white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; padding: 0 .6rem;
-  text-align: left } .fxprune-diff th { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line) }
+.fxprune-diff td { white-space: pre-wrap; overflow-wrap: anywhere; vertical-align: top; text-align: left; border: 0;
+  padding: 0 .6rem 0 2.2rem; text-indent: -1.6rem }
+.fxprune-diff th { text-align: left; padding: .4rem .6rem; border-bottom: 1px solid var(--line) }
 .fxprune-diff .same { color: var(--soft) } .fxprune-diff .old { background: var(--old) }
 .fxprune-diff .new { background: var(--new) } .fxprune-diff b { font-weight: 700; text-decoration: underline }
 """.strip()
@@ -85,14 +87,9 @@ class Diff:
         }
 
     def to_html(self) -> str:
-        """Both networks side by side, as an HTML table with its own style."""
-        rows = [_row(line) for line in self.modules]
-        rows.append("<tr><th>code before</th><th>code after</th></tr>")
-        rows += [_row(line) for line in self.code]
-        return (
-            f'<style>\n{_STYLE}\n</style>\n<table class="fxprune-diff">\n'
-            "<tr><th>modules before</th><th>modules after</th></tr>\n" + "\n".join(rows) + "\n</table>"
-        )
+        """Both networks side by side, as an HTML table with its own style; where all is the same, once."""
+        rows = "\n".join([*_rows("modules", self.modules), *_rows("code", self.code)])
+        return f'<style>\n{_STYLE}\n</style>\n<table class="fxprune-diff">\n{rows}\n</table>'
 
     def _repr_html_(self) -> str:
         return self.to_html()
@@ -195,14 +192,30 @@ def _tokens(text: str | None) -> list[str]:
     return re.findall(r"\w+|\s+|[^\w\s]", text or "")
 
 
+def _rows(title: str, lines: Sequence[Line]) -> Iterator[str]:
+    """A part of the table: its head, and a row for each line; one column where nothing changed."""
+    count = sum(line.changed for line in lines)
+    if not count:
+        yield f'<tr><th colspan="2">{title} (unchanged)</th></tr>'
+        yield from (
+            f'<tr><td class="same" colspan="2">{_head(line)}{escape(line.before or "")}</td></tr>' for line in lines
+        )
+        return
+    yield f"<tr><th>{title} before ({count} of {len(lines)} changed)</th><th>{title} after</th></tr>"
+    yield from map(_row, lines)
+
+
+def _head(line: Line) -> str:
+    return f"{escape(line.name)}: " if line.name else ""
+
+
 def _row(line: Line) -> str:
     """A row of the table: both sides, with what differs in bold."""
-    head = f"{escape(line.name)}: " if line.name else ""
     if not line.changed:
-        cell = f'<td class="same">{head}{escape(line.before or "")}</td>'
+        cell = f'<td class="same">{_head(line)}{escape(line.before or "")}</td>'
         return f"<tr>{cell}{cell}</tr>"
     cells = []
     for text, pieces, css in zip((line.before, line.after), line.parts, ("old", "new"), strict=True):
         marked = "".join(f"<b>{escape(piece)}</b>" if differs else escape(piece) for piece, differs in pieces)
-        cells.append("<td></td>" if text is None else f'<td class="{css}">{head}{marked}</td>')
+        cells.append("<td></td>" if text is None else f'<td class="{css}">{_head(line)}{marked}</td>')
     return f"<tr>{''.join(cells)}</tr>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,11 +10,12 @@ from statistics import fmean
 
 import networkx as nx
 
+from fxprune.report_charts import short_name
 from fxprune.types import Coupling, Plan
 
 _HEIGHT, _LAYER, _GAP, _MARGIN = 34, 74, 22, 20  # pixels: of a box, from layer to layer, between boxes, around
 _LETTER, _LEAST = 6.6, 90  # pixels: of one letter of a name, of the narrowest box
-_LONGEST, _WIDEST = 24, 1200  # letters of a name that are shown, pixels of a row
+_LONGEST, _WIDEST = 24, 880  # letters of a name that is shown in full, pixels of a row
 _SWEEPS = 4  # down and up again, to take out crossings
 _STYLE = """
 .coupling { color-scheme: light dark; --ink: #1c2430; --soft: #6b7686; --box: #f4f6fa; --edge: #9fb0c9;
@@ -132,17 +132,7 @@ def _boxes(rows: list[list[str]]) -> dict[str, _Box]:
 
 
 def _width(name: str) -> float:
-    return max(_LEAST, _LETTER * len(_label(name)) + 20)
-
-
-def _label(name: str) -> str:
-    """What is shown of a group's name: where it is long, from the first number on, or only that part and the last."""
-    short = name.replace(".weight", "")
-    if len(short) <= _LONGEST:
-        return short
-    parts = short.split(".")
-    parts = parts[next((place for place, part in enumerate(parts) if re.search(r"\d", part)), 0) :]
-    return ".".join(parts) if len(".".join(parts)) <= _LONGEST else f"{parts[0]}\u2026{parts[-1]}"
+    return max(_LEAST, _LETTER * len(short_name(name, _LONGEST)) + 20)
 
 
 def _node(name: str, graph: nx.MultiDiGraph, box: _Box, kept: Mapping[str, int] | None) -> str:
@@ -156,7 +146,7 @@ def _node(name: str, graph: nx.MultiDiGraph, box: _Box, kept: Mapping[str, int] 
     return (
         f"<g><title>{escape(name)}: {told} units</title>"
         f'<rect x="{left:.1f}" y="{box.y}" width="{box.width:.1f}" height="{_HEIGHT}"/>'
-        f'<text x="{box.x:.1f}" y="{box.y + 13}">{escape(_label(name))}</text>'
+        f'<text x="{box.x:.1f}" y="{box.y + 13}">{escape(short_name(name, _LONGEST))}</text>'
         f'<text class="width" x="{box.x:.1f}" y="{box.y + 25}">{told}</text>{"" if kept is None else drawn}</g>'
     )
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from math import ceil, floor, inf, isfinite, log10
 from typing import Any, NamedTuple
 
-WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 280, 52, 34, 24  # of a chart and its margins, in pixels
+WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 280, 64, 34, 24  # of a chart and its margins, in pixels
 DECADES = 4  # below the largest error that the plot shows: what is smaller stands at its lower edge
 TICKS = 5  # at most so many steps of a linear axis
 THICKEST = 18.0  # pixels of a bar at most
-LINE, LETTER, LETTERS = 14.0, 6.6, 28  # pixels of a line and of a letter of the labels, and letters of one at most
+LINE, LETTER, LETTERS = 14.0, 6.6, 32  # pixels of a line and of a letter of the labels, and letters of one at most
 
 Height = Callable[[float], float]
 
@@ -20,7 +21,7 @@ def density_chart(densities: Sequence[Mapping[str, Any]]) -> str:
     """Two bars for each layer: its density where single weights may go, and where channels go."""
     bars = [
         Bars(
-            item["layer"].removesuffix(".weight"),
+            short_name(item["layer"], LETTERS),
             item["best"],
             item["kept"],
             f"{item['layer']}: {item['kept']:.3f} of {item['weights']:,} weights"
@@ -38,7 +39,7 @@ def width_chart(groups: Sequence[Mapping[str, Any]]) -> str:
     """Two bars for each group: its units before and after."""
     bars = [
         Bars(
-            item["name"].removesuffix(".weight"),
+            short_name(item["name"], LETTERS),
             item["before"],
             item["after"],
             f"{item['name']}: {item['before']:,} units before, {item['after']:,} after",
@@ -49,11 +50,30 @@ def width_chart(groups: Sequence[Mapping[str, Any]]) -> str:
     return _bar_chart("group-widths", title, ("before", "after"), "units", bars)
 
 
+def short_name(name: str, longest: int) -> str:
+    """A parameter's name, short and still unlike those of other layers.
+
+    Where it is longer than `longest` letters, from the first number on; where that is longer too, only its first and
+    last part and those with a number.
+    """
+    short = re.sub(r"\.weight(?=$|#)", "", name)
+    if len(short) <= longest:
+        return short
+    parts = short.split(".")
+    first = next((place for place, part in enumerate(parts) if re.search(r"\d", part)), 0)
+    for start in (max(0, first - parts[first].isdigit()), first):  # a bare number says more with what it counts
+        if len(".".join(parts[start:])) <= longest:
+            return ".".join(parts[start:])
+    inner = [part if re.search(r"\d", part) else "" for part in parts[first + 1 : -1]]
+    return re.sub(r"\.{2,}", "\u2026", ".".join([parts[first], *inner, *parts[first + 1 :][-1:]]))
+
+
 def error_plot(layers: Sequence[Mapping[str, Any]]) -> str:
     """Two marks for each layer on a logarithmic axis, joined by a line: its error before and after reconstruction."""
     if not layers:
         return ""
-    low, high = _decades(value for item in layers for value in (item["before"], item["after"]))
+    errors = [value for item in layers for value in (item["before"], item["after"])]
+    low, high = _decades(errors)
     span = HEIGHT - TOP - BOTTOM
 
     def height(error: float) -> float:
@@ -67,9 +87,9 @@ def error_plot(layers: Sequence[Mapping[str, Any]]) -> str:
     )
     parts = [
         *_head("layer-errors", title, HEIGHT),
-        *_grid(_powers(low, high), height),
-        '<circle class="shrunk" cx="58" cy="12" r="4"/><text x="68" y="16">shrunk</text>',
-        '<circle class="solved" cx="134" cy="12" r="4"/><text x="144" y="16">reconstructed</text>',
+        *_grid(_powers(low, high), height, below=any(value < 10.0**low for value in errors)),
+        f'<circle class="shrunk" cx="{LEFT + 6}" cy="12" r="4"/><text x="{LEFT + 16}" y="16">shrunk</text>',
+        f'<circle class="solved" cx="{LEFT + 82}" cy="12" r="4"/><text x="{LEFT + 92}" y="16">reconstructed</text>',
         f'<text x="{WIDTH}" y="16" text-anchor="end">squared error, relative to the original</text>',
         f'<text x="{LEFT}" y="{HEIGHT - 6}">first layer</text>',
         f'<text x="{WIDTH}" y="{HEIGHT - 6}" text-anchor="end">last layer</text>',
@@ -123,7 +143,7 @@ def _bar_chart(
 
 def _head(key: str, title: str, height: float) -> tuple[str, str]:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{key}">',
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-labelledby="{key}">',
         f'<title id="{key}">{escape(title)}</title>',
     )
 
@@ -186,12 +206,13 @@ def _powers(low: int, high: int) -> list[float]:
     return [*(step * 10.0**exponent for exponent in range(low, high) for step in steps), 10.0**high]
 
 
-def _grid(levels: Iterable[float], height: Height) -> Iterator[str]:
-    """A line and a number at each level."""
+def _grid(levels: Sequence[float], height: Height, below: bool = False) -> Iterator[str]:
+    """A line and a number at each level; below: whether the lowest also stands for what is less."""
     for level in levels:
         y = height(level)
+        sign = "\u2264 " if below and level == levels[0] else ""
         yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{level:g}</text>'
+        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{sign}{level:g}</text>'
 
 
 def _marks(item: Mapping[str, Any], left: float, width: float, height: Height) -> str:

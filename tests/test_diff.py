@@ -86,8 +86,15 @@ def test_a_page_marks_what_changed(pruned: fp.Result) -> None:
     assert page.count('<td class="same">relu: ReLU()</td>') == 2
     assert "prefers-color-scheme: dark" in page
     assert "http" not in page
+    assert "<th>code before (1 of 7 changed)</th><th>code after</th>" in page
     assert len(re.findall("<tr>", page)) == len(re.findall("</tr>", page)) == 2 + 4 + 7
     assert pruned.diff()._repr_html_() == page
+
+
+def test_a_part_without_changes_is_shown_once() -> None:
+    page = Diff((Line("ReLU()", "GELU()", "act"),), (Line("x = y", "x = y"),)).to_html()
+    assert '<tr><th colspan="2">code (unchanged)</th></tr>\n<tr><td class="same" colspan="2">x = y</td></tr>' in page
+    assert "<th>modules before (1 of 1 changed)</th><th>modules after</th>" in page
 
 
 def test_text_of_the_network_is_escaped() -> None:

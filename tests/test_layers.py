@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipes", "summary", "diff"),
     ("passes",),
     ("calibrate", "importance", "allocate", "select", "widths", "codegen"),
-    ("report", "report_held", "report_html", "report_charts", "drawing"),
+    ("report", "report_held", "held", "report_html", "report_charts", "drawing"),
     ("latency",),
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),

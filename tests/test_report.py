@@ -205,7 +205,7 @@ def test_html_escapes_what_comes_from_the_model() -> None:
 
 def test_html_of_a_network_before_its_training() -> None:
     page = BEFORE_TRAINING.to_html()
-    for text in ("<td>body.weight</td>", ">1,152</td>", ">2.500</td>", "single weights -1.2346, channels 0.0000"):
+    for text in ("<td>body.<wbr>weight</td>", ">1,152</td>", ">2.500</td>", "single weights -1.2346, channels 0.0000"):
         assert text in page
     assert "Layer densities" in page and "Layer densities" not in REPORT.to_html()
 
@@ -223,7 +223,7 @@ def test_html_is_well_formed(report: Report) -> None:
 
     class Page(HTMLParser):
         def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-            if tag != "meta":
+            if tag not in ("meta", "wbr", "br"):  # they have no end
                 opened.append(tag)
 
         def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -238,6 +238,30 @@ def test_html_is_well_formed(report: Report) -> None:
     assert opened == []
     marks = re.findall(r'\bid="([^"]+)"', report.to_html())
     assert len(set(marks)) == len(marks)
+
+
+def test_html_links_to_each_section_that_is_there() -> None:
+    page = REPORT.to_html()
+    assert re.findall(r'<a href="#([^"]+)">', page) == re.findall(r'<section id="([^"]+)">', page)
+    assert re.findall("<h2>([^<]+)</h2>", page) == [
+        "Warnings",
+        "Cost",
+        "Notes",
+        "Channel groups",
+        "Held-out error of the outputs",
+        "Errors of the layer outputs",
+        "Held axes",
+        "Seconds",
+    ]
+    assert '<section id="section-held-out-error-of-the-outputs">\n<h2>Held-out error' in page
+
+
+def test_html_fits_the_width_of_a_phone_and_scrolls_what_does_not() -> None:
+    page = REPORT.to_html()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in page
+    assert "layer1.<wbr>0.<wbr>conv1.<wbr>weight</summary>" in page
+    wide = page.count("<table>") + page.count("<svg")
+    assert page.count('<div class="scroll">\n<table>') + page.count('<div class="scroll">\n<svg') == wide == 7
 
 
 def test_html_tells_a_failed_verification() -> None:

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fxprune.report import GroupChange, LayerDensity, LayerError, Report
+from fxprune.report_charts import short_name
 
 
 def charts(report: Report) -> list[ElementTree.Element]:
@@ -58,7 +59,7 @@ def test_marks_stay_in_the_plot_and_apart(count: int) -> None:
     centers = [float(mark.get("cx", "")) for mark in plot.iterfind("g/circle[@class='solved']")]
     radii = [float(mark.get("r", "")) for mark in plot.iterfind("g/circle[@class='solved']")]
     assert len(centers) == count
-    assert all(52 + radius <= center <= 760 - radius for center, radius in zip(centers, radii, strict=True))
+    assert all(64 + radius <= center <= 760 - radius for center, radius in zip(centers, radii, strict=True))
     gaps = [right - left for left, right in pairwise(centers)]
     assert all(gap >= 1.5 * radii[0] for gap in gaps)
 
@@ -73,7 +74,7 @@ def test_every_error_has_a_place_in_the_plot(errors: tuple[float, float]) -> Non
 
 def test_tiny_errors_do_not_stretch_the_axis() -> None:
     plot = plotted((0.5, 0.05), (1e-15, 1e-16))
-    assert [text.text for text in plot.iterfind("text")][:2] == ["0.01", "0.02"]
+    assert [text.text for text in plot.iterfind("text")][:2] == ["\u2264 0.01", "0.02"]
     assert next(text.text for text in plotted((0.5, 1e-4)).iterfind("text")) == "0.0001"
 
 
@@ -104,7 +105,7 @@ def bars(chart: ElementTree.Element, css: str) -> list[float]:
 
 def axis(chart: ElementTree.Element) -> list[str]:
     """The numbers beside the grid."""
-    return [text.text or "" for text in chart.iterfind("text[@text-anchor='end']") if text.get("x") == "46"]
+    return [text.text or "" for text in chart.iterfind("text[@text-anchor='end']") if text.get("x") == "58"]
 
 
 def labels(chart: ElementTree.Element) -> list[ElementTree.Element]:
@@ -164,7 +165,7 @@ def test_bars_stay_in_the_chart_and_apart_and_labels_do_not_touch(count: int) ->
         for group in chart.iterfind("g")
         for bar in group.findall("rect")[1:]
     ]
-    assert len(edges) == 2 * count and edges[0][0] >= 52 and edges[-1][1] <= 760
+    assert len(edges) == 2 * count and edges[0][0] >= 64 and edges[-1][1] <= 760
     assert all(right[0] >= left[1] - 0.02 for left, right in pairwise(edges))
     assert all(0.5 <= right - left <= 18 for left, right in edges)
     assert apart(labels(chart))
@@ -185,11 +186,29 @@ def apart(found: Sequence[ElementTree.Element]) -> bool:
     return all(right - left >= room for left, right in pairwise(places))
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("layer1.0.conv1.weight", "layer1.0.conv1"),
+        ("layer1.0.conv1.weight#2", "layer1.0.conv1#2"),
+        ("layer1.0.conv1.weight_g", "layer1.0.conv1.weight_g"),
+        ("a_backbone_of_a_long_name.blocks.3.conv.weight", "blocks.3.conv"),
+        ("branches_with_a_long_name.3.0.weight", "3.0"),
+        ("encoder.layers.encoder_layer_0.self_attention.in_proj_weight", "encoder_layer_0…in_proj_weight"),
+        ("encoder.layers.encoder_layer_0.mlp.0.weight", "encoder_layer_0.mlp.0"),
+        ("features.denseblock4.denselayer16.conv1.weight", "denseblock4.denselayer16.conv1"),
+        ("a_parameter_without_any_number_or_dot", "a_parameter_without_any_number_or_dot"),
+    ],
+)
+def test_short_names_tell_layers_apart(name: str, shown: str) -> None:
+    assert short_name(name, 24) == shown
+
+
 def test_long_labels_lose_their_beginning_and_stay_in_the_drawing() -> None:
-    chart = densities(*[(0.5, 0.25)] * 20, name="a_module_of_a_long_name.blocks.{}.conv.weight")
-    assert labels(chart)[3].text == "…f_a_long_name.blocks.3.conv"
+    chart = densities(*[(0.5, 0.25)] * 20, name="a_very_long_name_of_blocks_number_{}.conv.weight")
+    assert labels(chart)[3].text == "…ng_name_of_blocks_number_3.conv"
     bottom = float((chart.get("viewBox") or "").split()[3])
-    assert bottom >= 264 + 28 * 5.5
+    assert bottom >= 264 + 32 * 5.5
 
 
 def test_a_layer_without_weights_has_a_place_in_the_chart() -> None:
