@@ -1,6 +1,6 @@
 """Time of a forward, dense and pruned, beside the FLOPs: how much of what pruning saves on paper is saved in time.
 
-    python -m benchmarks.latency [--resume] [--only PATTERN ...] [--shares 0.58] [--modes eager compiled]
+    python -m benchmarks.latency [--resume] [--only PATTERN ...] [--shares 0.58] [--modes eager compiled frozen]
                                  [--batches 1 32] [--device cuda] [--write]
 
 Networks of torchvision with random weights, which take as long as trained ones: one ratio for all groups, by the
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._inductor import config
 from torch.utils.benchmark import Timer
 from torchvision.models import get_model
 
@@ -30,7 +31,7 @@ from fxprune.latency.table import machine
 RESULTS = ROOT / "build" / "latency.jsonl"
 KEY = ("network", "share", "mode", "batch")
 NETWORKS = {"resnet50": "ResNet-50", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNetV2"}
-MODES = ("eager", "compiled")
+MODES = ("eager", "compiled", "frozen")  # frozen: compiled with the weights as constants, so that BatchNorm is folded
 SIDE = 224
 ROUNDS = 7  # of timing, in each of which every form has its turn
 SHORTEST = 0.5  # seconds of a turn
@@ -71,7 +72,7 @@ def measure(run: Run, options: argparse.Namespace) -> Record:
 def pruned(dense: nn.Module, image: Tensor, run: Run, form: str) -> fp.Result:
     """The network within a share of its FLOPs, or of its measured time."""
     limit = {"latency" if form == "latency" else "flops": run.share}
-    timing = fp.Timing(run.batch, run.mode == "compiled")
+    timing = fp.Timing(run.batch, compiled=run.mode != "eager")
     return fp.prune(
         dense, image, budget=fp.Budget(**limit), recipe="magnitude", verify=False, timing=timing, **FORMS[form][1]
     )
@@ -81,10 +82,11 @@ def pruned(dense: nn.Module, image: Tensor, run: Run, form: str) -> fp.Result:
 def milliseconds(forms: dict[str, nn.Module], images: Tensor, mode: str) -> dict[str, float]:
     """Milliseconds for a batch: the median of rounds in which the forms take turns."""
     ready: dict[str, Callable[[Tensor], Any]] = {
-        name: torch.compile(form, dynamic=False) if mode == "compiled" else form for name, form in forms.items()
+        name: form if mode == "eager" else torch.compile(form, dynamic=False) for name, form in forms.items()
     }
-    for form in ready.values():
-        form(images)
+    with config.patch(freezing=mode == "frozen"):
+        for form in ready.values():
+            form(images)
     times: dict[str, list[float]] = {name: [] for name in ready}
     for _ in range(ROUNDS):
         for name, form in ready.items():

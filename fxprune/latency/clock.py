@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.capture import capture_info
@@ -104,6 +104,8 @@ class _Run(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         piece = self.fetch_attr(target)
+        # a compiler takes the sizes of parameters for fixed, and compiles for each anew
+        args = tuple(value.detach() if isinstance(value, nn.Parameter) else value for value in args)
         key, self.seconds[str(target)] = self._time(piece, args)
         self.keys.append(key)
         return piece(*args, **kwargs)
