@@ -183,7 +183,7 @@ def prune(
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go; 0.95 where nothing is said.
     heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
-    timing: how `Budget(latency=)` is measured; by default one input at a time, uncompiled.
+    timing: how `Budget(latency=)` is measured; by default one input at a time, call by call.
     checkpoint: a folder for the state of a long run: when it is interrupted, the same call goes on from there, to the
         same bits. It is removed at the end. The data must come in the same order again: no shuffling loader.
     progress: called as progress(stage, done, total, error); where it takes but three arguments, without the error.
@@ -263,7 +263,7 @@ def _restartable(gm: fx.GraphModule, recipe: str, settings: Settings, folder: st
         "recipe": recipe,
         **{name: getattr(settings, name) for name in options},
         "freeze": list(settings.freeze),
-        "timing": str(settings.timing),
+        "timing": str(settings.timing) if settings.budget.latency is not None else None,
         "budget": {**settings.budget.limits, "max_error": settings.budget.max_error},
         "graph": hashlib.blake2b(gm.code.encode(), digest_size=16).hexdigest(),
         "weights": fingerprint([*gm.named_parameters(), *gm.named_buffers()]),

@@ -20,7 +20,7 @@ class Budget:
     flops: as `torch.utils.flop_counter` counts them on the captured graph at batch 1.
     params: elements of `model.parameters()`.
     memory: bytes of the activations of one input: of all that is computed and is no view.
-    latency: microseconds of a forward, measured as `Timing` says.
+    latency: nanoseconds of a forward, measured as `Timing` says.
         Each is a share (0, 1] of the original or an absolute number above 1.
     max_error: the largest squared error of the network's outputs on held-out calibration images, relative to their
         variance: 0.05 is 5 %. The result is as small as possible with at most this error.

@@ -29,7 +29,7 @@ class Cost:
     params: elements of the parameters.
     by_node: the FLOPs of each node that has any.
     memory: bytes of the inputs and of all that is computed and is no view, at batch 1: what training keeps.
-    latency: microseconds, where they have been measured.
+    latency: nanoseconds, where they have been measured.
     uncounted: those of them that torch.utils.flop_counter counts as none, so that the formula is ours.
     """
 

@@ -96,7 +96,7 @@ def _notes(model: object, gm: fx.GraphModule, coupling: Coupling) -> tuple[str, 
     """What a user must know of the result."""
     notes = [*capture_info(gm).notes, *state(gm).get("training_notes", ())]
     if LATENCIES in state(gm):
-        notes.append(f"latency is in microseconds, {state(gm)[LATENCIES].manner}")
+        notes.append(f"latency is in nanoseconds, {state(gm)[LATENCIES].manner}")
     if state(gm).get(STAGES) and (judged := judged_of(teacher(gm))) != outputs_of(teacher(gm)):
         notes.append(f"the outputs are whole numbers: errors are those of {', '.join(judged)}, of which they are made")
     if coupling.changes_statistics:

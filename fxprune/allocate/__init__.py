@@ -20,7 +20,6 @@ from fxprune.types import Coupling
 __all__ = [
     "MAX_RATIO",
     "METHODS",
-    "MULTIPLE_FOR_LATENCY",
     "Costs",
     "Problem",
     "Widths",
@@ -34,7 +33,6 @@ __all__ = [
 ]
 
 MAX_RATIO = 0.95  # of any one group; its last units carry the whole signal, and no curve foretells their loss
-MULTIPLE_FOR_LATENCY = 8  # widths between multiples of it take hardware as long as the next of them
 
 
 def allocate(
@@ -57,7 +55,7 @@ def allocate(
     method: "dynamic" (planned over all groups), "greedy" (least error for the cost that is saved), "uniform" (one
         ratio for all groups), or one that was registered with `allocator`.
     multiple_of: kept widths are multiples of this, or whole; None takes multiples of 16 or 8 for all groups but a few,
-        where that is free (`align`), and where the latency is limited in any case.
+        where that is free, or nearly so where the latency is limited (`aligned`).
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go, below 1; one unit of each block always stays.
 
@@ -88,7 +86,7 @@ def allocate(
     if not coupling.groups:
         return problem_of(1).at(np.zeros(0, dtype=np.int64))  # raises where the limits cannot be met
     if multiple_of is None:
-        problem, rungs = aligned(problem_of, METHODS[method], MULTIPLE_FOR_LATENCY if budget.latency is not None else 1)
+        problem, rungs = aligned(problem_of, METHODS[method], timed=budget.latency is not None)
     else:
         problem = problem_of(multiple_of)
         rungs = solved(problem, METHODS[method])

@@ -6,48 +6,46 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fxprune.allocate.methods import Method, Worth
 from fxprune.allocate.problem import Problem, Rungs
 from fxprune.allocate.solve import fill, solved, trim
-from fxprune.errors import BudgetError
+from fxprune.errors import BudgetError, PlanError
 from fxprune.types import ChannelGroup
 
 LIKED = (16, 8)  # AVX-512 computes 16 numbers at once, AVX2 8; tensor cores multiply tiles of 8 or 16
 FREE = 1.02  # of what is to be least, error or FLOPs, at the best widths: no more may alignment cost
+WORTH = 1.2  # the same, where time is what counts
 
 
-def aligned(problem_of: Callable[[int], Problem], method: Method, least: int = 1) -> tuple[Problem, Rungs]:
+def aligned(problem_of: Callable[[int], Problem], method: Method, timed: bool) -> tuple[Problem, Rungs]:
     """The widths that a method finds among the largest multiples that are free, or else among all.
 
     They use the budget up: the last few groups may be out of step.
 
-    problem_of: the problem with ladders of multiples of a number of channels. It may raise BudgetError.
-    least: the multiple that is kept wherever the limits can be kept with it.
+    problem_of: the problem with ladders of multiples of a number of channels.
+    timed: whether the latency is limited. Then alignment may cost more, and single units are not used to fill up: they
+        save no time, whatever a polynomial says.
     """
-    try:
-        problem = problem_of(least)
-    except BudgetError:
-        problem = problem_of(1)
+    problem = problem_of(1)
     best = solved(problem, method)
     for multiple in LIKED:
         try:
             coarse = problem_of(multiple)
-            widths = coarse.at(solved(coarse, method))
-        except BudgetError:  # nothing so coarse keeps the limits
+            rungs = problem.rungs(coarse.at(solved(coarse, method)))
+        except (BudgetError, PlanError):  # nothing so coarse keeps the limits, or the method finds nothing on it
             continue
-        rungs = _used_up(problem, problem.rungs(widths), method.worth, coarse)
-        if problem.goal(rungs) <= FREE * problem.goal(best):
+        rungs = rungs if timed else _used_up(problem, rungs, method.worth, coarse)
+        if problem.goal(rungs) <= (WORTH if timed else FREE) * problem.goal(best):
             return problem, rungs
     return problem, best
 
 
 def in_units(multiple: int, group: ChannelGroup) -> int:
     """A multiple of channels in units of a group: a unit may be several channels, as an attention head is."""
-    ids = group.offset + torch.arange(group.width)
-    channels = min(int((source.ids[..., None] == ids).sum()) // group.width for source in group.sources)
+    first, end = group.offset, group.offset + group.width
+    channels = min(int(((source.ids >= first) & (source.ids < end)).sum()) // group.width for source in group.sources)
     return multiple // math.gcd(multiple, max(1, channels))
 
 

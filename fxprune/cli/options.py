@@ -73,10 +73,18 @@ limits = together(
 
 
 timing = together(
-    click.option("--latency", type=float, help="Share of the measured time of a forward to keep, or microseconds."),
-    click.option("--latency-batch", type=click.IntRange(1), default=1, help="Inputs of the forwards that are timed."),
-    click.option("--compiled", is_flag=True, help="Time the network as torch.compile runs it."),
+    click.option("--latency", type=float, help="Share of the measured time of a forward to keep, or nanoseconds."),
+    click.option("--latency-batch", type=click.IntRange(1), help="Inputs of each timed forward.  [default: 1]"),
+    click.option("--latency-compiled", is_flag=True, help="Time the network as torch.compile runs it."),
 )
+
+
+def timing_of(options: Mapping[str, Any]) -> fp.Timing:
+    """How latencies are measured. Raises UsageError where that is said and no latency is limited."""
+    batch, compiled = options["latency_batch"], options["latency_compiled"]
+    if options["latency"] is None and (batch is not None or compiled):
+        raise click.UsageError("--latency-batch and --latency-compiled say how --latency is measured: give it, too")
+    return fp.Timing(batch or 1, compiled)
 
 
 def budget_of(options: Mapping[str, Any], *names: str) -> fp.Budget:
@@ -92,7 +100,7 @@ shrinking = together(
     click.option(
         "--multiple-of",
         type=click.IntRange(1),
-        help="Round kept widths to multiples of this.  [default: 16 or 8 where prune can have them for nothing]",
+        help="Round kept widths to multiples of this. prune takes 16 or 8 by itself where that is free.",
     ),
     click.option(
         "--freeze", multiple=True, metavar="GLOB", help="Parameters, modules or groups that must keep their widths."

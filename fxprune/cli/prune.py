@@ -15,7 +15,7 @@ from fxprune.cli.calibration import open_calibration
 from fxprune.cli.console import note, progress_bars
 from fxprune.cli.examples import first_of, noise
 from fxprune.cli.models import Network, resolve
-from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, reporting, shrinking, timing
+from fxprune.cli.options import Numbers, Sizes, budget_of, folder, limits, reporting, shrinking, timing, timing_of
 from fxprune.cli.preprocessing import Preprocessing
 from fxprune.cli.results import check_writable, show, write
 from fxprune.cli.samples import Batches
@@ -95,7 +95,7 @@ def _pruned(network: Network, budget: fp.Budget, partial: Path, options: Mapping
             budget=budget,
             calibration=calibration,
             verify=not options["no_verify"],
-            timing=fp.Timing(options["latency_batch"], options["compiled"]),
+            timing=timing_of(options),
             progress=progress,
             **{name: options[name] for name in passed_on},
         )

@@ -66,7 +66,10 @@ def split(gm: fx.GraphModule, fused: bool) -> fx.GraphModule:
 
 
 def without_writes(gm: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a captured graph on the same tensors, with plain inputs, that writes none of its buffers and inputs."""
+    """A copy of a captured graph on the same parameters, with plain inputs, that writes none of its buffers and inputs.
+
+    It has buffers of its own, for a BatchNorm in training writes them in the middle of the graph.
+    """
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
@@ -76,21 +79,32 @@ def without_writes(gm: fx.GraphModule) -> fx.GraphModule:
             graph.output(fx.map_arg(node.args[0], copied.__getitem__))
         else:
             copied[node] = graph.node_copy(node, copied.__getitem__)
-    return fx.GraphModule(gm, graph)
+    bare = fx.GraphModule(gm, graph)
+    for name, buffer in list(bare.named_buffers()):
+        path, _, leaf = name.rpartition(".")
+        setattr(bare.get_submodule(path), leaf, buffer.clone())
+    return bare
 
 
-def described(piece: fx.GraphModule, inputs: Sequence[object]) -> str:
-    """What a piece computes, and of which tensors: all that its time depends on."""
+def calls_of(piece: fx.GraphModule) -> str:
+    """What a piece computes of its inputs, which go by their numbers."""
     names: dict[fx.Node, str] = {}
-    values = iter(inputs)
     lines = []
     for node in piece.graph.nodes:
         names[node] = f"%{len(names)}"
-        if node.op == "placeholder":
-            lines.append(_tensor(next(values)))
-        elif node.op == "call_function":
+        if node.op == "call_function":
             lines.append(f"{_target(node)}({_arguments(node, names)})")
     return "; ".join(lines)
+
+
+def described(value: object) -> str:
+    """An input by type, shape and strides, never by its numbers."""
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(described, value))})"
+    if not isinstance(value, Tensor):
+        return repr(value)
+    strides = "" if value.is_contiguous() else f" strides {list(value.stride())}"
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}{strides}"
 
 
 def _takes_no_time(node: fx.Node) -> bool:
@@ -114,10 +128,3 @@ def _target(node: fx.Node) -> str:
     return (
         str(node.target) if isinstance(node.target, torch._ops.OpOverload) else node._pretty_print_target(node.target)
     )
-
-
-def _tensor(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return repr(value)
-    strides = "" if value.is_contiguous() else f" strides {list(value.stride())}"
-    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}{strides}"

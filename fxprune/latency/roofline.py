@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,18 +21,24 @@ from fxprune.latency.pieces import Piece, pieces_of
 from fxprune.types import Coupling
 
 Floats = NDArray[np.float64]
+NANO = 1e9  # nanoseconds a second: a cost is a whole number
 
 
 class Sample(NamedTuple):
     """What was measured of the network at given widths.
 
     seconds: of each piece, by its name.
-    weight: how much more it counts than others.
+    weight: how many others it counts for.
     """
 
     widths: Mapping[str, int]
     seconds: Mapping[str, float]
     weight: float = 1.0
+
+    @property
+    def total(self) -> float:
+        """Seconds of all pieces."""
+        return math.fsum(self.seconds.values())
 
 
 @dataclass(frozen=True)
@@ -73,20 +80,33 @@ class Roofline:
         self._at = sympy.lambdify(self._symbols, list(self._terms.values()), "numpy", cse=True)
 
     def fitted(self, found: Latencies) -> sympy.Expr:
-        """Microseconds, in the widths."""
+        """Nanoseconds, in the widths."""
         tables = [self._evaluated(sample.widths) for sample in found.samples]
         weights = np.array([sample.weight for sample in found.samples])
         total = sympy.S.Zero
         for number, (name, terms) in enumerate(self._terms.items()):
             rows = np.array([table[number] for table in tables], dtype=np.float64)
             seconds = np.array([sample.seconds[name] for sample in found.samples])
-            factors = 1e6 * found.scale * _factors(rows, seconds, weights)
+            factors = NANO * found.scale * _factors(rows, seconds, weights)
             total += sympy.Add(*(factor * term for factor, term in zip(factors.tolist(), terms, strict=True) if factor))
         return total
 
+    def measured(self, found: Latencies) -> sympy.Expr:
+        """As `fitted`, straightened so that it is what was measured of the first and of the last sample."""
+        fitted = self.fitted(found)
+        first, last = found.samples[0], found.samples[-1]
+        at = sympy.lambdify(self._symbols, fitted, "math")
+        (x, fast), (y, slow) = (
+            (at(*self._widths(one.widths)), NANO * found.scale * one.total) for one in (last, first)
+        )
+        slope = (slow - fast) / (y - x) if y != x else 1.0
+        return slope * (fitted - y) + slow
+
+    def _widths(self, widths: Mapping[str, int]) -> list[int]:
+        return [widths.get(name, self._cost.widths[name]) for name in self._cost.symbols]
+
     def _evaluated(self, widths: Mapping[str, int]) -> list[list[float]]:
-        known = {**self._cost.widths, **widths}
-        found: list[list[float]] = self._at(*(known[name] for name in self._cost.symbols))
+        found: list[list[float]] = self._at(*self._widths(widths))
         return found
 
 
@@ -108,7 +128,8 @@ def _bytes(nodes: Iterable[fx.Node], sizes: Sizes) -> sympy.Expr:
 
 def _factors(terms: Floats, seconds: Floats, weights: Floats) -> Floats:
     """Factors from 0 with which the terms [samples, terms] add up to the seconds, up to least relative errors."""
-    rows = terms * (weights / seconds)[:, None]
+    roots = np.sqrt(weights)
+    rows = terms * (roots / seconds)[:, None]
     lengths = np.linalg.norm(rows, axis=0)
-    found, _ = nnls(rows / lengths, weights)
+    found, _ = nnls(rows / lengths, roots)
     return np.asarray(found / lengths)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -41,13 +42,18 @@ class Table:
         machines = self._read()
         machines[self.machine] = self._new | machines.get(self.machine, {})
         text = json.dumps({"version": VERSION, "seconds": machines}, indent=1, sort_keys=True)
+        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=".latency-", delete=False) as file:
-                file.write(text)
-            Path(file.name).replace(self.path)
+            draft.write_text(text)
+            draft.replace(self.path)
         except OSError as error:
-            raise OutputError(f"the table of latencies cannot be written to {self.path}: {error}") from error
+            raise OutputError(
+                f"the table of latencies cannot be written to {self.path}: {error}; name another file by Timing(table=)"
+            ) from error
+        finally:
+            with suppress(OSError):
+                draft.unlink()
         self._new = {}
 
     def _read(self) -> dict[str, Seconds]:

@@ -15,13 +15,14 @@ TABLE = "latency.json"
 class Timing:
     """How latencies are measured: on the device of the network, with the threads that torch uses now.
 
-    batch: inputs of one forward, in which the example's are repeated; 1 is a request at a time.
+    batch: inputs of one forward, in which the example's is repeated; 1 is a request at a time. A network that bakes its
+        batch in is timed with that.
     compiled: as `torch.compile` runs the network, in which what lies between convolutions and matrix products is fused;
         else call by call.
     table: the file in which measured times are kept, so that no call is measured twice; by default `latency.json` in
         the folder that FXPRUNE_CACHE names, or in `fxprune` in the user's folder for caches. Delete it to measure anew.
 
-    Raises BudgetError for a batch that is no whole number from 1.
+    Raises BudgetError where one of them is of another kind.
     """
 
     batch: int = 1
@@ -31,6 +32,8 @@ class Timing:
     def __post_init__(self) -> None:
         if isinstance(self.batch, bool) or not isinstance(self.batch, int) or self.batch < 1:
             raise BudgetError(f"batch={self.batch!r} of a Timing must be a whole number, at least 1")
+        if not isinstance(self.compiled, bool):
+            raise BudgetError(f"compiled={self.compiled!r} of a Timing must be True or False")
 
     @property
     def path(self) -> Path:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import MAX_RATIO, METHODS, allocate
+from fxprune.allocate import MAX_RATIO, METHODS, allocate, frozen_groups, ladder_between, patterns_of
 from fxprune.budget import Budget
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
@@ -60,6 +60,11 @@ class Choose(PassBase):
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "freeze", patterns_of(self.freeze))  # read several times
+        if not isinstance(self.timing, Timing):
+            raise BudgetError(f"timing must be a Timing, e.g. fxprune.Timing(batch=32), not {self.timing!r}")
+
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is data where data is needed."""
         capture_info(graph_module)
@@ -91,8 +96,7 @@ class Choose(PassBase):
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
         known = self.checkpoint.load("choose")
-        with without_guards(graph_module):
-            found[PLAN] = self._restored(graph_module, known) if known else self._chosen(graph_module)
+        found[PLAN] = self._restored(graph_module, known) if known else self._chosen(graph_module)
         return PassResult(graph_module, False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
@@ -101,20 +105,38 @@ class Choose(PassBase):
 
     def _chosen(self, gm: fx.GraphModule) -> Plan:
         """The plan, where the latency is limited with what was measured for it, and kept for a run that goes on."""
-        decide, kept = self._decision(gm), {}
+        with without_guards(gm):
+            decide, kept = self._decision(gm), {}
+
+        def decided(budget: Budget) -> Plan:
+            with without_guards(gm):  # not around what is timed: a compiler lives by its guards
+                return decide(budget)
+
         if self.budget.latency is None:
-            plan = decide(self.budget)
+            plan = decided(self.budget)
         else:
-            heard = partial(self.progress, "latency")
-            plan, latencies = timed_plan(gm, decide, self.budget, self.timing, self.heads, self.seed, heard)
+            heard, ladders = partial(self.progress, "latency"), self._ladders(state(gm)[COUPLING])
+            plan, latencies = timed_plan(
+                gm, decided, self.budget, self.timing, ladders, heard, heads=self.heads, seed=self.seed
+            )
             kept = {"latencies": latencies.to_json()}
         self.checkpoint.save("choose", {"plan": plan.to_json(), **kept})
         return plan
 
+    def _ladders(self, coupling: Coupling) -> dict[str, list[int]]:
+        """Widths that each group may have, of which some are timed."""
+        held, most = frozen_groups(coupling, self.freeze), MAX_RATIO if self.max_ratio is None else self.max_ratio
+        return {
+            group.name: ladder_between(
+                group, self.multiple_of or 8, (1 - (group.name not in held) * most) * group.width, group.width
+            )
+            for group in coupling.groups
+        }
+
     def _restored(self, gm: fx.GraphModule, known: Mapping[str, str]) -> Plan:
         """The plan of an earlier run, and its latencies."""
         if "latencies" in known:
-            hand_on(gm, roofline_of(gm, self.timing), Latencies.from_json(known["latencies"]))
+            hand_on(gm, roofline_of(gm, self.timing, self.heads), Latencies.from_json(known["latencies"]))
         return Plan.from_json(known["plan"])
 
     def _decision(self, gm: fx.GraphModule) -> Callable[[Budget], Plan]:

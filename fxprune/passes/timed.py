@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import fx
 
-from fxprune.allocate import MULTIPLE_FOR_LATENCY, ladder_between
 from fxprune.budget import Budget
 from fxprune.errors import BudgetError
-from fxprune.latency import Clock, Latencies, Roofline, Sample, Timing
-from fxprune.passes.base import COST, COUPLING, LATENCIES, state
+from fxprune.latency import NANO, Clock, Latencies, Roofline, Sample, Timing
+from fxprune.passes.base import COST, COUPLING, LATENCIES, clone, state, without_guards
+from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.shrink import shrink
-from fxprune.types import ChannelGroup, Coupling, Plan
+from fxprune.types import ChannelGroup, Plan
 
 SAMPLES = 8  # networks of random widths that are measured beside the original before anything is planned
-LEAST = 0.125  # of a group's width in these
+NARROWEST = 0.125  # share of a group's width in these
 ROUNDS = 6  # of planning, measuring what was planned, and fitting anew
-NEAR = 10.0  # weight of the original and of what was planned: there the fit is to be right
+WEIGHT = 10.0  # of the original and of what was planned: there the fit is to be right
+UNUSED = 0.03  # of a limit: a plan that leaves less is good enough to stop
+
+Ladders = Mapping[str, Sequence[int]]
 
 
 def timed_plan(
@@ -27,78 +31,125 @@ def timed_plan(
     planned: Callable[[Budget], Plan],
     budget: Budget,
     timing: Timing,
-    heads: bool,
-    seed: int,
+    ladders: Ladders,
     progress: Callable[[int, int], None],
+    *,
+    heads: bool = False,
+    seed: int = 0,
 ) -> tuple[Plan, Latencies]:
     """The plan for a budget that limits the latency, and what was measured; the cost handed on with `gm` learns of it.
 
     The time of each piece of the network is fitted to measured networks of random widths. What is planned by that is
-    measured, too, and the fit made anew, until the plan is within the limit by a fit that has seen it.
+    measured, too, and the fit made anew: of the plans within the limit as they were measured, that with the least time
+    left is returned.
 
     planned: the plan for a budget, by the cost that is handed on.
+    ladders: the widths that each group may have.
 
     Raises BudgetError where the limit cannot be reached.
     """
-    clock, roofline = Clock(gm, timing), roofline_of(gm, timing)
-    dense = clock.measure(gm)
-    scale = clock.whole(gm, dense) / sum(dense.pieces.values())
-    found = Latencies(clock.manner, scale, (Sample({}, dense.pieces, NEAR),))
-    progress(1, 1 + SAMPLES)
-
-    def seen(plan: Plan, weight: float) -> Latencies:
-        widths = {name: len(units) for name, units in plan.kept.items()}
-        sample = Sample(widths, clock.measure(shrink(gm, plan)).pieces, weight)
-        return replace(found, samples=(*found.samples, sample))
-
+    watch = _Stopwatch(gm, timing, heads)
     generator = torch.Generator().manual_seed(seed)
-    for number in range(SAMPLES):
-        found = seen(_drawn(state(gm)[COUPLING], heads, generator), 1.0)
-        progress(2 + number, 1 + SAMPLES)
-    hand_on(gm, roofline, found)
-    tightened = 1.0
-    for _ in range(ROUNDS):
-        limit = budget.absolute(state(gm)[COST].evaluate(kinds=budget.kinds))["latency"]
-        plan = planned(replace(budget, latency=tightened * limit))
-        found = seen(plan, NEAR)
-        hand_on(gm, roofline, found)
-        limit, spent = limit_and_spent(gm, plan, budget)
-        if spent <= limit:
-            return plan, found
-        tightened *= limit / spent
-    raise BudgetError(
-        f"latency={limit:,.0f} us was planned for {ROUNDS} times, and {spent:,.0f} us measured: times differ too much "
-        "from call to call on this machine. Let nothing else run on it, or allow more"
-    )
+    for done in range(SAMPLES):
+        progress(done + 1, 1 + SAMPLES)
+        watch.take(_drawn(gm, ladders, heads, generator), 1.0)
+    progress(1 + SAMPLES, 1 + SAMPLES)
+    assert budget.latency is not None
+    limit = budget.latency * watch.whole if budget.latency <= 1 else budget.latency
+    plan, found = _within(limit, planned, budget, watch)
+    hand_on(gm, watch.roofline, found)
+    return plan, found
 
 
-def roofline_of(gm: fx.GraphModule, timing: Timing) -> Roofline:
+def _within(
+    limit: float, planned: Callable[[Budget], Plan], budget: Budget, watch: _Stopwatch
+) -> tuple[Plan, Latencies]:
+    """Of several plans the one that leaves least of the limit, with the measurements up to it."""
+    best: tuple[float, Plan, Latencies] | None = None
+    asked, possible, plan = limit, limit, None
+    for done in range(ROUNDS):
+        watch.fit()
+        before = plan
+        try:
+            plan = planned(replace(budget, latency=asked))
+        except BudgetError:  # by the polynomial; what it allowed before took too long
+            if not done:
+                raise
+            asked = (asked + possible) / 2
+            continue
+        if plan == before:
+            break
+        possible = asked
+        spent = watch.take(plan, WEIGHT)
+        if spent < limit and (best is None or spent > best[0]):
+            best = spent, plan, watch.found
+        if (1 - UNUSED) * limit <= spent < limit:
+            break
+        asked *= min(1.0, limit / spent)
+    if best is None:
+        raise BudgetError(
+            f"latency={limit:,.0f} was planned for, and {spent:,.0f} ns were measured: let nothing else run on this "
+            "machine, delete the table of times, or allow more"
+        )
+    return best[1:]
+
+
+class _Stopwatch:
+    """What has been measured of a network and of what plans leave of it."""
+
+    def __init__(self, gm: fx.GraphModule, timing: Timing, heads: bool) -> None:
+        self._gm, self._clock, self.roofline = gm, Clock(gm, timing), roofline_of(gm, timing, heads)
+        pinned = _pinned(gm, heads)
+        dense = self._clock.measure(pinned)
+        scale = self._clock.whole(pinned, dense) / math.fsum(dense.pieces.values())
+        self.found = Latencies(self._clock.manner, scale, (Sample({}, dense.pieces, WEIGHT),))
+
+    @property
+    def whole(self) -> float:
+        """Nanoseconds of the original."""
+        return NANO * self.found.scale * self.found.samples[0].total
+
+    def take(self, plan: Plan, weight: float) -> float:
+        """Measure what a plan leaves: nanoseconds."""
+        widths = {name: len(units) for name, units in plan.kept.items()}
+        sample = Sample(widths, self._clock.measure(shrink(self._gm, plan)).pieces, weight)
+        self.found = replace(self.found, samples=(*self.found.samples, sample))
+        return NANO * self.found.scale * sample.total
+
+    def fit(self) -> None:
+        """Let the cost that is handed on know what was measured so far."""
+        found = state(self._gm)
+        found[COST] = replace(found[COST], latency=self.roofline.fitted(self.found))
+
+
+def roofline_of(gm: fx.GraphModule, timing: Timing, heads: bool) -> Roofline:
     """What the time of each piece of the graph may depend on."""
-    found = state(gm)
-    return Roofline(gm, found[COUPLING], found[COST], timing.compiled)
+    with without_guards(gm):
+        return Roofline(_pinned(gm, heads), state(gm)[COUPLING], state(gm)[COST], timing.compiled)
 
 
 def hand_on(gm: fx.GraphModule, roofline: Roofline, found: Latencies) -> None:
     """Let the cost that is handed on with a graph know the latency, and the report how it was measured."""
     state(gm)[LATENCIES] = found
-    state(gm)[COST] = replace(state(gm)[COST], latency=roofline.fitted(found))
+    state(gm)[COST] = replace(state(gm)[COST], latency=roofline.measured(found))
 
 
-def limit_and_spent(gm: fx.GraphModule, plan: Plan, budget: Budget) -> tuple[float, float]:
-    """Microseconds that the budget allows, and that the plan takes."""
-    cost = state(gm)[COST]
-    spent = cost.evaluate({name: len(units) for name, units in plan.kept.items()}, budget.kinds)
-    return budget.absolute(cost.evaluate(kinds=budget.kinds))["latency"], spent["latency"]
+def _pinned(gm: fx.GraphModule, heads: bool) -> fx.GraphModule:
+    """A copy with the calls that shrinking needs, which take time, too."""
+    pinned = clone(gm)
+    PinSizes(heads)(pinned)
+    return pinned
 
 
-def _drawn(coupling: Coupling, heads: bool, generator: torch.Generator) -> Plan:
-    """Random widths, as the hardware likes them."""
-    return Plan({group.name: _units(group, generator) for group in coupling.groups}, heads=heads)
+def _drawn(gm: fx.GraphModule, ladders: Ladders, heads: bool, generator: torch.Generator) -> Plan:
+    """Random widths of the ladders."""
+    groups: Sequence[ChannelGroup] = state(gm)[COUPLING].groups
+    return Plan({group.name: _units(group, ladders[group.name], generator) for group in groups}, heads=heads)
 
 
-def _units(group: ChannelGroup, generator: torch.Generator) -> tuple[int, ...]:
+def _units(group: ChannelGroup, ladder: Sequence[int], generator: torch.Generator) -> tuple[int, ...]:
     """The first units of each block, of a random width."""
-    widths = ladder_between(group, MULTIPLE_FOR_LATENCY, LEAST * group.width, group.width)
+    widths = [width for width in ladder if width >= NARROWEST * group.width] or [group.width]
     width = widths[int(torch.randint(len(widths), (), generator=generator))]
     blocks = group.blocks or (tuple(range(group.width)),)
     return tuple(sorted(unit for block in blocks for unit in block[: width // len(blocks)]))

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.allocate import allocate, foretold
-from fxprune.allocate.align import FREE
+from fxprune.allocate import METHODS, Problem, allocate, allocator, foretold
+from fxprune.allocate.align import FREE, in_units
 from fxprune.closed_form.removal import Removal
 from fxprune.errors import PlanError
 
@@ -67,6 +67,33 @@ def test_a_network_that_keeps_everything_is_left_alone() -> None:
 
 def test_what_is_given_is_kept_to_exactly() -> None:
     assert all(width % 16 == 0 for width in allocated(WIDE, fp.Budget(flops=0.5), multiple_of=16).values())
+
+
+def test_a_unit_may_be_several_channels() -> None:
+    layer = nn.TransformerEncoderLayer(64, 4, 48, dropout=0.0, batch_first=True).eval()
+    coupling = fp.analyze(fp.capture(layer, torch.randn(2, 5, 64)), heads=True)
+    steps = {group.width: in_units(16, group) for group in coupling.groups}
+    assert steps == {4: 1, 48: 16}  # a head is 16 channels
+
+
+def test_where_only_single_units_keep_the_limits_any_widths_are_taken() -> None:
+    narrow = (24, 40, 40)
+    _, _, removals = network(*narrow)
+    best = foretold(removals, allocated(narrow, fp.Budget(flops=0.8)))
+    budget = fp.Budget(flops=0.8, max_error=1.001 * best)
+    assert foretold(removals, allocated(narrow, budget, multiple_of=None)) <= 1.001 * best
+
+
+def test_an_allocator_that_knows_no_ladders_is_left_to_any_widths() -> None:
+    @allocator("half of each group")
+    def _(problem: Problem) -> dict[str, int]:
+        return {name: ladder[0] // 2 - 1 for name, ladder in problem.ladders.items()}
+
+    try:
+        widths = allocate(*network(*WIDE), fp.Budget(flops=0.5), method="half of each group", multiple_of=None)
+    finally:
+        del METHODS["half of each group"]
+    assert all(width >= whole // 2 - 1 for width, whole in zip(widths.values(), WIDE, strict=True))
 
 
 def test_other_things_are_refused() -> None:

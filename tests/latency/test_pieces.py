@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
-from fxprune.latency.pieces import described, pieces_of, split, without_writes
+from fxprune.latency.pieces import calls_of, described, pieces_of, split, without_writes
 from tests.networks import build, images
 
 
@@ -73,9 +73,28 @@ def test_a_piece_is_described_by_its_calls_and_shapes() -> None:
     parts = split(small(), fused=False)
     piece = next(module for name, module in parts.named_children() if name == "submod_conv2d")
     assert isinstance(piece, torch.fx.GraphModule)
-    conv = [torch.empty(2, 3, 8, 8), torch.empty(8, 3, 3, 3), torch.empty(8)]
-    assert described(piece, conv) == (
-        "float32[2, 3, 8, 8]; float32[8, 3, 3, 3]; float32[8]; aten.conv2d.default(%0, %1, %2)"
-    )
-    last = [conv[0].to(memory_format=torch.channels_last), *conv[1:]]
-    assert described(piece, last).startswith("float32[2, 3, 8, 8] strides [192, 1, 24, 3]; ")
+    assert calls_of(piece) == "aten.conv2d.default(%0, %1, %2)"
+    image = torch.empty(2, 3, 8, 8)
+    assert described(image) == "float32[2, 3, 8, 8]"
+    assert described(image.to(memory_format=torch.channels_last)) == "float32[2, 3, 8, 8] strides [192, 1, 24, 3]"
+    assert described((image.half(), [image[0], 3])) == "(float16[2, 3, 8, 8], (float32[3, 8, 8], 3))"
+
+
+class OwnStatistics(nn.Module):
+    """A BatchNorm that goes on learning in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, self.norm.running_mean, self.norm.running_var, training=True)
+
+
+def test_statistics_that_are_learned_in_evaluation_stay() -> None:
+    model = OwnStatistics().eval()
+    gm = fp.capture(model, torch.randn(2, 3, 8, 8))
+    before = {name: buffer.clone() for name, buffer in gm.named_buffers()}
+    for graph in (without_writes(gm), split(gm, False)):
+        graph(torch.randn(2, 3, 8, 8))
+    assert all(torch.equal(before[name], buffer) for name, buffer in gm.named_buffers())

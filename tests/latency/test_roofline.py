@@ -35,7 +35,7 @@ def test_times_that_follow_the_model_are_found_again_at_widths_never_seen() -> N
     fitted = Roofline(gm, coupling, cost, fused=False).fitted(found)
     unseen = {"0.weight": 12, "2.weight": 20}
     values = {cost.symbols[name]: width for name, width in unseen.items()}
-    expected = 2e6 * sum(linear(unseen).values())
+    expected = 2e9 * sum(linear(unseen).values())
     assert abs(float(fitted.subs(values)) / expected - 1) < 1e-6
 
 
@@ -51,12 +51,12 @@ def test_a_weighty_sample_is_met() -> None:
     odd = {name: 3 * seconds for name, seconds in linear({"0.weight": 8}).items()}
     samples = (
         Sample({}, linear({})),
-        Sample({"0.weight": 8}, odd, 1e4),
+        Sample({"0.weight": 8}, odd, 1e8),
         Sample({"2.weight": 8}, linear({"2.weight": 8})),
     )
     fitted = Roofline(gm, coupling, cost, fused=False).fitted(Latencies("here", 1.0, samples))
     values = {cost.symbols["0.weight"]: 8, cost.symbols["2.weight"]: 32}
-    assert abs(float(fitted.subs(values)) / (1e6 * sum(odd.values())) - 1) < 1e-3
+    assert abs(float(fitted.subs(values)) / (1e9 * sum(odd.values())) - 1) < 1e-3
 
 
 def test_the_pieces_that_are_measured_are_those_that_are_fitted(tmp_path: object) -> None:
@@ -65,7 +65,7 @@ def test_the_pieces_that_are_measured_are_those_that_are_fitted(tmp_path: object
     found = Latencies("here", 1.0, (Sample({}, measured.pieces),))
     fitted = Roofline(gm, coupling, cost, fused=False).fitted(found)
     dense = {cost.symbols[name]: width for name, width in cost.widths.items()}
-    assert abs(float(fitted.subs(dense)) / (1e6 * sum(measured.pieces.values())) - 1) < 1e-6
+    assert abs(float(fitted.subs(dense)) / (1e9 * sum(measured.pieces.values())) - 1) < 1e-6
 
 
 def test_what_was_measured_survives_json() -> None:
