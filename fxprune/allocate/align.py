@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocate.methods import Method, Worth
+from fxprune.allocate.methods import Method, price
 from fxprune.allocate.problem import Problem, Rungs
 from fxprune.allocate.solve import fill, solved, trim
 from fxprune.errors import BudgetError, PlanError
@@ -36,7 +36,7 @@ def aligned(problem_of: Callable[[int], Problem], method: Method, timed: bool) -
             rungs = problem.rungs(coarse.at(solved(coarse, method)))
         except (BudgetError, PlanError):  # nothing so coarse keeps the limits, or the method finds nothing on it
             continue
-        rungs = rungs if timed else _used_up(problem, rungs, method.worth, coarse)
+        rungs = rungs if timed else _used_up(problem, rungs, coarse)
         if problem.goal(rungs) <= (WORTH if timed else FREE) * problem.goal(best):
             return problem, rungs
     return problem, best
@@ -49,11 +49,12 @@ def in_units(multiple: int, group: ChannelGroup) -> int:
     return multiple // math.gcd(multiple, max(1, channels))
 
 
-def _used_up(problem: Problem, rungs: Rungs, worth: Worth, coarse: Problem) -> Rungs:
-    """Single units for what is left of a budget: first to a group that is out of step already."""
+def _used_up(problem: Problem, rungs: Rungs, coarse: Problem) -> Rungs:
+    """Single units for what is left of a budget: to a group that is out of step already, or to that of least cost."""
 
     def few(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
-        odd = [width not in coarse.ladders[name] for name, width in problem.at(rungs).items()]
-        return np.where(odd, np.inf, worth(problem, rungs))
+        widths = problem.at(rungs)
+        odd = [width not in coarse.ladders[name] for name, width in widths.items()]
+        return np.where(odd, np.inf, -price(problem, rungs) * np.array(list(widths.values())))
 
     return fill(problem, rungs, few) if problem.max_error is None else trim(problem, rungs)

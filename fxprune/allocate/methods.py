@@ -29,8 +29,14 @@ METHODS: dict[str, Method] = {}
 def relief(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
     """The error that the next unit of each group takes away, for what it costs."""
     spent, more = problem.totals(rungs), problem.totals(problem.wider(rungs))
-    price = sum((more[kind] - spent[kind]) / limit for kind, limit in problem.limits.items())
-    return (spent["error"] - more["error"]) / np.maximum(price, 1e-12)
+    return (spent["error"] - more["error"]) / np.maximum(price(problem, rungs), 1e-12)
+
+
+def price(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
+    """What the next unit of each group costs, in shares of the limits."""
+    spent, more = problem.totals(rungs), problem.totals(problem.wider(rungs))
+    shares = [(more[kind] - spent[kind]) / limit for kind, limit in problem.limits.items()]
+    return np.sum(shares, axis=0) if shares else np.zeros(len(rungs))
 
 
 def shortness(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
