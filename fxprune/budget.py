@@ -13,7 +13,7 @@ from fxprune.errors import BudgetError
 LIMITED = ("flops", "params", "memory", "latency")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Budget:
     """How small the result must be, or how much it may err: all that is given holds.
 
@@ -33,6 +33,11 @@ class Budget:
     memory: float | None = None
     latency: float | None = None
     max_error: float | None = None
+
+    def __repr__(self) -> str:
+        """What was given, as it would be written."""
+        given = {**self.limits, **({} if self.max_error is None else {"max_error": self.max_error})}
+        return f"Budget({', '.join(f'{name}={limit!r}' for name, limit in given.items())})"
 
     def __post_init__(self) -> None:
         if not self.limits and self.max_error is None:

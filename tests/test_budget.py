@@ -38,3 +38,7 @@ def test_an_empty_budget_is_refused() -> None:
 def test_shares_and_absolute_numbers() -> None:
     budget = fp.Budget(flops=0.5, params=300)
     assert budget.absolute({"flops": 1000, "params": 1000}) == {"flops": 500, "params": 300}
+
+
+def test_it_prints_as_it_would_be_written() -> None:
+    assert repr(fp.Budget(flops=0.5, max_error=0.05)) == "Budget(flops=0.5, max_error=0.05)"
