@@ -28,7 +28,7 @@ from fxprune.diff import Diff, diff
 from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
 from fxprune.latency import Timing
-from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, state
+from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, own_copy, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
@@ -228,7 +228,7 @@ def run_recipe(
     started = time.perf_counter()
     captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)
     seconds = {"capture": time.perf_counter() - started}
-    gm = clone(captured)
+    gm = own_copy(captured)
     if checkpoint is not None:
         settings = _restartable(gm, recipe, settings, checkpoint)
     seconds |= run_passes(gm, passes_of(recipe, settings), verify=settings.verify, progress=settings.progress)

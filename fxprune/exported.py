@@ -25,7 +25,7 @@ from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.codegen.tree import named_tensors
 from fxprune.passes import shrink as graphs
-from fxprune.passes.base import clone
+from fxprune.passes.base import own_copy
 from fxprune.passes.lift import Lift
 from fxprune.passes.tidy import Tidy
 from fxprune.types import Plan
@@ -60,7 +60,7 @@ def prune_exported(
 
     Raises what `prune` raises.
     """
-    gm = clone(capture(program))
+    gm = own_copy(capture(program))
     for step in pipeline(recipe, budget=budget, calibration=calibration, **options):
         if not isinstance(step, (Tidy, Lift)):
             step(gm)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, export
 from torch.fx import symbolic_trace
 from torch.utils.data import DataLoader, TensorDataset
@@ -280,3 +280,24 @@ def test_the_program_keeps_every_size_that_was_dynamic() -> None:
     for shape in ((1, 3, 8, 8), (5, 3, 16, 12)):
         x = torch.randn(shape)
         torch.testing.assert_close(program(x), result.model(x))
+
+
+class LearningInEvaluation(nn.Module):
+    """A BatchNorm whose statistics every forward writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = self.norm
+        x = nn.functional.batch_norm(self.conv(x), own.running_mean, own.running_var, training=True)
+        return self.last(x.relu()).mean((2, 3))
+
+
+def test_statistics_that_a_forward_writes_are_left_alone() -> None:
+    model, data = LearningInEvaluation().eval(), torch.randn(96, 3, 8, 8)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    fp.prune(model, data[:2], budget=fp.Budget(flops=0.6), calibration=data, recipe="fast", verify=False)
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -82,6 +82,17 @@ def clone(gm: fx.GraphModule) -> fx.GraphModule:
     return twin
 
 
+def own_copy(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy with buffers of its own: running it may write them, as a BatchNorm does that learns in evaluation, too."""
+    twin = clone(gm)
+    copies: dict[int, Tensor] = {}
+    for module in twin.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+    return twin
+
+
 def replace_tensors(gm: fx.GraphModule, make: Callable[[str, Tensor], Tensor]) -> None:
     """Replace each parameter and buffer by `make(name, tensor)`; aliases of one tensor stay aliases."""
     made: dict[int, Tensor] = {}
