@@ -22,6 +22,7 @@ class WithoutNorm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        torch.manual_seed(0)
         self.a, self.b = nn.Conv2d(1, 12, 3, padding=1), nn.Conv2d(12, 16, 3, 2, 1)
         self.head = nn.Linear(16, 10)
 
