@@ -63,7 +63,7 @@ class Budget:
         """The costs that are worth telling: FLOPs, parameters, and what else is limited."""
         return tuple(dict.fromkeys(("flops", "params", *self.limits)))
 
-    def absolute(self, dense: Mapping[str, int]) -> dict[str, float]:
+    def absolute(self, dense: Mapping[str, float]) -> dict[str, float]:
         """The limits on costs as absolute numbers, given the costs of the original."""
         return {name: limit * dense[name] if limit <= 1 else limit for name, limit in self.limits.items()}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
-from fxprune.allocate.align import aligned, in_units
+from fxprune.allocate.align import LIKED, aligned, in_units
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator
 from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
@@ -18,6 +18,7 @@ from fxprune.errors import PlanError
 from fxprune.types import Coupling
 
 __all__ = [
+    "LIKED",
     "MAX_RATIO",
     "METHODS",
     "Costs",
@@ -28,6 +29,7 @@ __all__ = [
     "check_widths",
     "foretold",
     "frozen_groups",
+    "ladder",
     "ladder_between",
     "patterns_of",
 ]

@@ -53,8 +53,8 @@ def _used_up(problem: Problem, rungs: Rungs, coarse: Problem) -> Rungs:
     """Single units for what is left of a budget: to a group that is out of step already, or to that of least cost."""
 
     def few(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
-        widths = problem.at(rungs)
+        widths, spent, more = problem.at(rungs), problem.totals(rungs), problem.totals(problem.wider(rungs))
         odd = [width not in coarse.ladders[name] for name, width in widths.items()]
-        return np.where(odd, np.inf, -price(problem, rungs) * np.array(list(widths.values())))
+        return np.where(odd, np.inf, -price(problem, spent, more) * np.array(list(widths.values())))
 
     return fill(problem, rungs, few) if problem.max_error is None else trim(problem, rungs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fxprune.allocate.problem import Problem, Rungs
+from fxprune.allocate.problem import Problem, Rungs, Totals
 
 Allocator = Callable[[Problem], Mapping[str, int]]
 Worth = Callable[[Problem, Rungs], NDArray[np.float64]]
@@ -29,14 +29,16 @@ METHODS: dict[str, Method] = {}
 def relief(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
     """The error that the next unit of each group takes away, for what it costs."""
     spent, more = problem.totals(rungs), problem.totals(problem.wider(rungs))
-    return (spent["error"] - more["error"]) / np.maximum(price(problem, rungs), 1e-12)
+    return (spent["error"] - more["error"]) / np.maximum(price(problem, spent, more), 1e-12)
 
 
-def price(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:
-    """What the next unit of each group costs, in shares of the limits."""
-    spent, more = problem.totals(rungs), problem.totals(problem.wider(rungs))
+def price(problem: Problem, spent: Totals, more: Totals) -> NDArray[np.float64]:
+    """What the next unit of each group costs, in shares of the limits.
+
+    spent, more: the totals without and with it, [] and [groups] each.
+    """
     shares = [(more[kind] - spent[kind]) / limit for kind, limit in problem.limits.items()]
-    return np.sum(shares, axis=0) if shares else np.zeros(len(rungs))
+    return np.sum(shares, axis=0) if shares else np.zeros(len(problem.ladders))
 
 
 def shortness(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ import click
 import fxprune as fp
 from fxprune.codegen import refuse_foreign
 from fxprune.errors import OutputError
+from fxprune.files import write_whole
 
 
 def write(result: fp.Result, out: Path, html: Path | None) -> None:
@@ -30,12 +31,9 @@ def show(report: fp.Report, out: Path, as_json: bool) -> None:
 
 def _write_page(path: Path, text: str) -> None:
     """Wholly or not at all. Raises OutputError where it cannot be written."""
-    fresh = path.with_name(f".{path.name}.new")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        fresh.replace(path)
+        write_whole(path, text)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 

@@ -53,6 +53,10 @@ class Latencies:
     scale: float
     samples: tuple[Sample, ...]
 
+    def nanoseconds(self, sample: Sample) -> float:
+        """What the pieces of a sample add up to, scaled to the whole."""
+        return NANO * self.scale * sample.total
+
     def to_json(self) -> str:
         """As JSON text; `Latencies.from_json` is its inverse."""
         return json.dumps([self.manner, self.scale, self.samples])
@@ -94,13 +98,12 @@ class Roofline:
     def measured(self, found: Latencies) -> sympy.Expr:
         """As `fitted`, straightened so that it is what was measured of the first and of the last sample."""
         fitted = self.fitted(found)
-        first, last = found.samples[0], found.samples[-1]
         at = sympy.lambdify(self._symbols, fitted, "math")
-        (x, fast), (y, slow) = (
-            (at(*self._widths(one.widths)), NANO * found.scale * one.total) for one in (last, first)
-        )
-        slope = (slow - fast) / (y - x) if y != x else 1.0
-        return slope * (fitted - y) + slow
+        ends = (found.samples[0], found.samples[-1])
+        first, last = (at(*self._widths(sample.widths)) for sample in ends)
+        slow, fast = map(found.nanoseconds, ends)
+        slope = (slow - fast) / (first - last) if first != last else 1.0
+        return slope * (fitted - first) + slow
 
     def _widths(self, widths: Mapping[str, int]) -> list[int]:
         return [widths.get(name, self._cost.widths[name]) for name in self._cost.symbols]

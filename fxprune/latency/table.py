@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from fxprune.errors import OutputError
+from fxprune.files import write_whole
 
 VERSION = 1
 Seconds = dict[str, float]
@@ -42,18 +41,13 @@ class Table:
         machines = self._read()
         machines[self.machine] = self._new | machines.get(self.machine, {})
         text = json.dumps({"version": VERSION, "seconds": machines}, indent=1, sort_keys=True)
-        draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(text)
-            draft.replace(self.path)
+            write_whole(self.path, text)
         except OSError as error:
             raise OutputError(
                 f"the table of latencies cannot be written to {self.path}: {error}; name another file by Timing(table=)"
             ) from error
-        finally:
-            with suppress(OSError):
-                draft.unlink()
         self._new = {}
 
     def _read(self) -> dict[str, Seconds]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import MAX_RATIO, METHODS, allocate, frozen_groups, ladder_between, patterns_of
+from fxprune.allocate import LIKED, MAX_RATIO, METHODS, allocate, frozen_groups, ladder, patterns_of
 from fxprune.budget import Budget
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
@@ -27,7 +27,7 @@ from fxprune.importance import IMPORTANCES, needs_images
 from fxprune.latency import Latencies, Timing
 from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, require_operators, state, without_guards
 from fxprune.passes.search import smallest_plan
-from fxprune.passes.timed import hand_on, roofline_of, timed_plan
+from fxprune.passes.timed import restore, timed_plan
 from fxprune.progress import Progress, silent
 from fxprune.select import select
 from fxprune.types import Coupling, Plan
@@ -125,18 +125,20 @@ class Choose(PassBase):
 
     def _ladders(self, coupling: Coupling) -> dict[str, list[int]]:
         """Widths that each group may have, of which some are timed."""
-        held, most = frozen_groups(coupling, self.freeze), MAX_RATIO if self.max_ratio is None else self.max_ratio
+        held, multiple = frozen_groups(coupling, self.freeze), self.multiple_of or min(LIKED)
         return {
-            group.name: ladder_between(
-                group, self.multiple_of or 8, (1 - (group.name not in held) * most) * group.width, group.width
-            )
-            for group in coupling.groups
+            group.name: ladder(group, multiple, 0.0 if group.name in held else self._most) for group in coupling.groups
         }
+
+    @property
+    def _most(self) -> float:
+        """The largest share of a group that may go."""
+        return MAX_RATIO if self.max_ratio is None else self.max_ratio
 
     def _restored(self, gm: fx.GraphModule, known: Mapping[str, str]) -> Plan:
         """The plan of an earlier run, and its latencies."""
         if "latencies" in known:
-            hand_on(gm, roofline_of(gm, self.timing, self.heads), Latencies.from_json(known["latencies"]))
+            restore(gm, self.timing, self.heads, Latencies.from_json(known["latencies"]))
         return Plan.from_json(known["plan"])
 
     def _decision(self, gm: fx.GraphModule) -> Callable[[Budget], Plan]:
@@ -153,7 +155,7 @@ class Choose(PassBase):
                 method=self.allocation,
                 multiple_of=self.multiple_of,
                 freeze=self.freeze,
-                max_ratio=MAX_RATIO if self.max_ratio is None else self.max_ratio,
+                max_ratio=self._most,
             )
             return replace(select(coupling, removals, widths, input_specs(gm)), heads=self.heads)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
@@ -11,7 +10,7 @@ from torch import fx
 
 from fxprune.budget import Budget
 from fxprune.errors import BudgetError
-from fxprune.latency import NANO, Clock, Latencies, Roofline, Sample, Timing
+from fxprune.latency import Clock, Latencies, Roofline, Sample, Timing
 from fxprune.passes.base import COST, COUPLING, LATENCIES, clone, state, without_guards
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.shrink import shrink
@@ -54,10 +53,9 @@ def timed_plan(
         progress(done + 1, 1 + SAMPLES)
         watch.take(_drawn(gm, ladders, heads, generator), 1.0)
     progress(1 + SAMPLES, 1 + SAMPLES)
-    assert budget.latency is not None
-    limit = budget.latency * watch.whole if budget.latency <= 1 else budget.latency
+    limit = Budget(latency=budget.latency).absolute({"latency": watch.whole})["latency"]
     plan, found = _within(limit, planned, budget, watch)
-    hand_on(gm, watch.roofline, found)
+    _hand_on(gm, watch.roofline, found)
     return plan, found
 
 
@@ -98,23 +96,23 @@ class _Stopwatch:
     """What has been measured of a network and of what plans leave of it."""
 
     def __init__(self, gm: fx.GraphModule, timing: Timing, heads: bool) -> None:
-        self._gm, self._clock, self.roofline = gm, Clock(gm, timing), roofline_of(gm, timing, heads)
         pinned = _pinned(gm, heads)
-        dense = self._clock.measure(pinned)
-        scale = self._clock.whole(pinned, dense) / math.fsum(dense.pieces.values())
-        self.found = Latencies(self._clock.manner, scale, (Sample({}, dense.pieces, WEIGHT),))
+        self._gm, self._clock, self.roofline = gm, Clock(gm, timing), _roofline_of(gm, pinned, timing)
+        measured = self._clock.measure(pinned)
+        dense = Sample({}, measured.pieces, WEIGHT)
+        self.found = Latencies(self._clock.manner, self._clock.whole(pinned, measured) / dense.total, (dense,))
 
     @property
     def whole(self) -> float:
         """Nanoseconds of the original."""
-        return NANO * self.found.scale * self.found.samples[0].total
+        return self.found.nanoseconds(self.found.samples[0])
 
     def take(self, plan: Plan, weight: float) -> float:
         """Measure what a plan leaves: nanoseconds."""
         widths = {name: len(units) for name, units in plan.kept.items()}
         sample = Sample(widths, self._clock.measure(shrink(self._gm, plan)).pieces, weight)
         self.found = replace(self.found, samples=(*self.found.samples, sample))
-        return NANO * self.found.scale * sample.total
+        return self.found.nanoseconds(sample)
 
     def fit(self) -> None:
         """Let the cost that is handed on know what was measured so far."""
@@ -122,13 +120,18 @@ class _Stopwatch:
         found[COST] = replace(found[COST], latency=self.roofline.fitted(self.found))
 
 
-def roofline_of(gm: fx.GraphModule, timing: Timing, heads: bool) -> Roofline:
+def restore(gm: fx.GraphModule, timing: Timing, heads: bool, found: Latencies) -> None:
+    """Hand on what was measured in an earlier run."""
+    _hand_on(gm, _roofline_of(gm, _pinned(gm, heads), timing), found)
+
+
+def _roofline_of(gm: fx.GraphModule, pinned: fx.GraphModule, timing: Timing) -> Roofline:
     """What the time of each piece of the graph may depend on."""
     with without_guards(gm):
-        return Roofline(_pinned(gm, heads), state(gm)[COUPLING], state(gm)[COST], timing.compiled)
+        return Roofline(pinned, state(gm)[COUPLING], state(gm)[COST], timing.compiled)
 
 
-def hand_on(gm: fx.GraphModule, roofline: Roofline, found: Latencies) -> None:
+def _hand_on(gm: fx.GraphModule, roofline: Roofline, found: Latencies) -> None:
     """Let the cost that is handed on with a graph know the latency, and the report how it was measured."""
     state(gm)[LATENCIES] = found
     state(gm)[COST] = replace(state(gm)[COST], latency=roofline.measured(found))
