@@ -1,10 +1,11 @@
-"""Gradient descent on a lesson: Adam with steps in proportion to each layer's own weights."""
+"""Gradient descent on a lesson, with steps in proportion to each layer's own weights."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -25,7 +26,10 @@ class Descent:
     """How to descend. Every layer moves by the same share of its own size a step, whatever number of losses reaches it,
     so that early layers do not run ahead of the others.
 
-    steps: of Adam, in all; those of an epoch that the last one does not fill count too.
+    A matrix, or a kernel as the matrix of its filters, moves along its orthogonalised momentum (Muon: Jordan et al.,
+    2024), which takes directions of small gradients as seriously as those of large ones; a vector moves by Adam.
+
+    steps: in all; those of an epoch that the last one does not fill count too.
     rate: the size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
     seed: of the order of the batches and of the augmentation.
     stage: under which name the checkpoint knows this descent.
@@ -47,74 +51,93 @@ class Descent:
             best are empty where none beat them.
         after_step: called with the weights and the share of the steps that are done; may change them in place.
         """
-        weights = {name: widened(tensor.detach()).clone().requires_grad_() for name, tensor in start.items()}
-        if not weights or lesson.says_nothing:
+        if not start or lesson.says_nothing:
             return dict(start), {}
-        optimizer = torch.optim.Adam([{"params": [w], "size": self._step_size(w)} for w in weights.values()])
+        weights = _Weights(start, self.rate)
         generator = torch.Generator().manual_seed(self.seed)
-        progress = self._resumed(weights, optimizer, generator) or _Progress(lesson.judge(weights))
+        progress = self._resumed(weights, generator) or _Progress(lesson.judge(weights.tensors()))
         while progress.done < self.steps:
             for index in torch.randperm(len(lesson.training), generator=generator).tolist():
                 if progress.done < self.steps:
-                    self._step(lesson, weights, optimizer, generator, index, progress.done)
+                    self._step(lesson, weights, generator, lesson.training[index], progress.done)
                     progress.done += 1
                     if after_step is not None:
-                        with torch.no_grad():
-                            after_step(weights, progress.done / self.steps)
+                        after_step(weights.tensors(), progress.done / self.steps)
                     self.report(progress.done, self.steps, progress.best_loss)
-            progress.take_note(lesson.judge(weights), weights)
-            self._keep(progress, weights, optimizer, generator)
-        return {name: w.detach() for name, w in weights.items()}, progress.best
+            progress.take_note(lesson.judge(weights.tensors()), weights.tensors())
+            self._keep(progress, weights, generator)
+        return weights.tensors(), progress.best
 
-    def _step(
-        self,
-        lesson: Lesson,
-        weights: Tensors,
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
-        index: int,
-        done: int,
-    ) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = group["size"] * _schedule(done, self.steps)
-        optimizer.zero_grad()
+    def _step(self, lesson: Lesson, weights: _Weights, generator: torch.Generator, first: int, done: int) -> None:
         with torch.enable_grad():
-            loss = lesson.loss(index, weights, generator)
-        if loss.requires_grad:
-            loss.backward()
-            optimizer.step()
+            for loss in lesson.losses(first, weights.tensors(detached=False), generator):
+                if loss.requires_grad:
+                    loss.backward()
+        weights.step(_schedule(done, self.steps))
 
-    def _step_size(self, weight: Tensor) -> float:
-        size = float(weight.detach().double().square().mean().sqrt())
-        return self.rate * max(size, 1e-4) * (1.0 if weight.ndim > 1 else 0.1)
-
-    def _keep(
-        self, progress: _Progress, weights: Tensors, optimizer: torch.optim.Optimizer, generator: torch.Generator
-    ) -> None:
+    def _keep(self, progress: _Progress, weights: _Weights, generator: torch.Generator) -> None:
         self.checkpoint.save(
             self.stage,
             {
                 "progress": [progress.done, progress.best_loss],
-                "weights": {name: w.detach() for name, w in weights.items()},
+                "weights": weights.tensors(),
                 "best": progress.best,
-                "optimizer": optimizer.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in weights.optimizers],
                 "generator": generator.get_state(),
             },
         )
 
-    def _resumed(
-        self, weights: Tensors, optimizer: torch.optim.Optimizer, generator: torch.Generator
-    ) -> _Progress | None:
+    def _resumed(self, weights: _Weights, generator: torch.Generator) -> _Progress | None:
         found = self.checkpoint.load(self.stage)
         if found is None:
             return None
-        with torch.no_grad():
-            for name, tensor in found["weights"].items():
-                weights[name].copy_(tensor)
-        optimizer.load_state_dict(found["optimizer"])
+        for name, tensor in weights.tensors().items():
+            tensor.copy_(found["weights"][name])
+        for optimizer, known in zip(weights.optimizers, found["optimizers"], strict=True):
+            optimizer.load_state_dict(known)
         generator.set_state(found["generator"])
         done, best_loss = found["progress"]
         return _Progress(best_loss, dict(found["best"]), done)
+
+
+class _Weights:
+    """The weights that descend, and what moves them."""
+
+    def __init__(self, start: Tensors, rate: float) -> None:
+        self._shapes = {name: tensor.shape for name, tensor in start.items()}
+        self._leaves = {name: _matrix(widened(tensor)).requires_grad_() for name, tensor in start.items()}
+        matrices = [_stepping(leaf, rate) for leaf in self._leaves.values() if leaf.ndim > 1]
+        vectors = [_stepping(leaf, 0.1 * rate) for leaf in self._leaves.values() if leaf.ndim < 2]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if matrices:
+            self.optimizers.append(torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+        if vectors:
+            self.optimizers.append(torch.optim.Adam(vectors))
+
+    def tensors(self, detached: bool = True) -> Tensors:
+        """The weights by name, in their own shapes; what is written into them stays."""
+        leaves = {name: leaf.detach() if detached else leaf for name, leaf in self._leaves.items()}
+        return {name: leaf.view(self._shapes[name]) for name, leaf in leaves.items()}
+
+    def step(self, scale: float) -> None:
+        """Move by `scale` times the rate, along the gradients that have come together since the last step."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["size"] * scale
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def _matrix(tensor: Tensor) -> Tensor:
+    """A copy: a kernel as the matrix of its filters, anything of fewer dimensions as it is."""
+    fresh = tensor.detach().clone(memory_format=torch.contiguous_format)
+    return fresh.flatten(1) if fresh.ndim > 2 else fresh
+
+
+def _stepping(leaf: Tensor, rate: float) -> dict[str, Any]:
+    """A group of parameters of its own: steps are relative to the root mean square."""
+    size = float(leaf.detach().double().square().mean().sqrt())
+    return {"params": [leaf], "size": rate * max(size, 1e-4)}
 
 
 class _Progress:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ LAST = torch.channels_last
 
 
 class Lesson:
-    """Small batches, and how far a student is from what its teacher makes of them.
+    """Steps of a few batches, and how far a student is from what its teacher makes of them.
 
     The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over the cut
     points (nodes that everything flows through, such as the outputs of blocks), all at the channels that stay.
@@ -50,8 +50,9 @@ class Lesson:
         self._cuts = [name for name in cut_points(student) if name in sources]
         small = calibration.finer(batch_size)
         self._batches = small.batches  # read anew each time: all of them at once may not fit the memory
-        self.training = range(len(small.batches) - small.held_out)
-        self._held_out = range(len(self.training), len(small.batches))
+        self._held_out = range(len(small.batches) - small.held_out, len(small.batches))
+        joined = max(1, round(batch_size / max(small.sizes)))
+        self.training = range(0, self._held_out.start, joined)
         first = self._batches[0]
         self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
@@ -61,13 +62,20 @@ class Lesson:
         reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
         self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
 
-    def loss(self, index: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
-        """The loss on the training batch at `index` when the parameters named in `weights` are these."""
-        batch = self._batches[index]
-        if self._augment:
-            batch = augmented(batch, generator)
-            return self._loss(batch, self._targets(batch), weights)
-        return self._loss(batch, self._remembered(index, batch), weights)
+    def losses(self, first: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+        """The loss of the step that begins at batch `first` when the parameters named in `weights` are these, in terms.
+
+        Each term is of as many images as fit a pass: take its gradient before the next is computed.
+        """
+        together = range(first, min(first + self.training.step, self._held_out.start))
+        for index in together:
+            batch = self._batches[index]
+            if self._augment:
+                batch = augmented(batch, generator)
+                targets = self._targets(batch)
+            else:
+                targets = self._remembered(index, batch)
+            yield self._loss(batch, targets, weights) / len(together)
 
     def judge(self, weights: Mapping[str, Tensor]) -> float:
         """The mean loss over the held-out batches; infinite where it is not finite."""

@@ -14,7 +14,8 @@ from fxprune.calibrate.contraction import Contraction, contractions
 from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import spread, squared
-from fxprune.calibrate.observe import Observed, bytes_per_image, column_units
+from fxprune.calibrate.observe import Observed, column_units
+from fxprune.calibrate.room import images_at_once
 from fxprune.closed_form.removal import Removal
 from fxprune.closed_form.ridge import compensated
 from fxprune.types import ChannelGroup, Coupling
@@ -52,7 +53,7 @@ def measured(
     variance = 0.0
     done = 0
     with torch.no_grad():
-        for batch in _some(calibration, images, max(1, memory // max(1, bytes_per_image(gm)))):
+        for batch in _some(calibration, images, images_at_once(gm, memory)):
             base = _Base(gm, batch)
             variance += base.variance
             errors += torch.tensor([base.error(trial) for trial in trials], dtype=torch.float64)

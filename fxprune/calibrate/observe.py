@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from fxprune.calibrate.contraction import Contraction, contractions
 from fxprune.calibrate.evaluate import Evaluator, attribute, centred, judged_of, to_device
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
-from fxprune.calls import concrete_shape
+from fxprune.calibrate.room import images_at_once
 from fxprune.closed_form.moments import Moments
 from fxprune.closed_form.removal import System
 from fxprune.types import ChannelGroup, Coupling
@@ -61,7 +60,7 @@ def observe(
     tallies = {item.name: _Tally(gm, item) for item in readers}
     generator = torch.Generator().manual_seed(seed)
     evaluator = Evaluator(gm)
-    chunk = max(1, memory // max(1, bytes_per_image(gm)))
+    chunk = images_at_once(gm, memory)
     seen = 0
     for done, batch in enumerate(calibration.batches):
         for part in calibration.cut(batch, chunk):
@@ -171,16 +170,6 @@ def sample(total: int, rows: int, generator: torch.Generator) -> Tensor:
 
 def _reads_a_group(coupling: Coupling, weight: str) -> bool:
     return any(axis.param == weight and role == "consumes" for axis, role in coupling.roles.items())
-
-
-def bytes_per_image(gm: fx.GraphModule) -> int:
-    """Bytes of all values of one image, from the shapes that the graph records."""
-    total = 0
-    for node in gm.graph.nodes:
-        value = node.meta.get("val")
-        if node.op == "call_function" and isinstance(value, Tensor) and value.ndim:
-            total += math.prod(concrete_shape(node)[1:]) * value.element_size()
-    return total
 
 
 def _root(matrix: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from fxprune.calibrate.evaluate import Evaluator, attribute
 from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import sampled_inputs
 from fxprune.calibrate.noise import Ids, Noise, Source, rows_of, source_for
-from fxprune.calibrate.observe import bytes_per_image
+from fxprune.calibrate.room import images_at_once
 from fxprune.calls import source_of
 from fxprune.capture import capture_info
 from fxprune.errors import CalibrationError, describe
@@ -199,6 +199,6 @@ def _batch_sizes(gm: fx.GraphModule, images: int, batch_size: int, memory: int) 
     """How many images each batch has: about equally many, or as many as the graph is fixed to."""
     leading = [node.meta["val"].shape[0] for node in gm.graph.nodes if node.op == "placeholder"]
     fixed = next((size for size in leading if isinstance(size, int)), None)
-    room = max(SMALLEST_BATCH, memory // max(1, bytes_per_image(gm)))
+    room = max(SMALLEST_BATCH, images_at_once(gm, memory))
     count = math.ceil(images / (fixed or min(batch_size, room)))
     return [fixed] * count if fixed else [images // count + (index < images % count) for index in range(count)]

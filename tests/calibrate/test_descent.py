@@ -1,0 +1,41 @@
+"""The steps of a descent: in proportion to each weight, matrices orthogonalised, shapes and start untouched."""
+
+from __future__ import annotations
+
+import torch
+
+from fxprune.calibrate.descent import Descent
+from fxprune.calibrate.lesson import Tensors
+from tests.calibrate.test_lesson import lesson
+from tests.passes.test_reconstruct import shrunk
+
+
+def moved(rate: float) -> tuple[Tensors, Tensors]:
+    """Weights before and after two steps, of which the schedule takes the second whole."""
+    _, small = shrunk("Residual")
+    start = {name: p.detach().clone() for name, p in small.named_parameters()}
+    before = {name: w.clone() for name, w in start.items()}
+    last, _ = Descent(2, rate, 0, "refine").run(lesson(small, 24, 24), start)
+    assert all(torch.equal(start[name], w) for name, w in before.items())
+    return before, last
+
+
+def test_every_matrix_moves_by_the_same_share_of_its_size() -> None:
+    before, after = moved(1e-3)
+    for name, weight in before.items():
+        assert after[name].shape == weight.shape
+        if weight.ndim > 1 and min(weight.flatten(1).shape) > 1:
+            step = (after[name] - weight).flatten(1)
+            share = float(step.norm() / weight.norm())
+            # an orthogonalised step has the root mean square 0.2 up to the iteration's error, of full rank
+            assert 0.5e-4 < share < 6e-4, name
+            singular = torch.linalg.svdvals(step)
+            assert float(singular[0] / singular.median()) < 10, name
+
+
+def test_a_vector_moves_by_a_tenth() -> None:
+    before, after = moved(1e-3)
+    vectors = [name for name, weight in before.items() if weight.ndim == 1 and bool(weight.any())]
+    assert vectors
+    for name in vectors:
+        assert float((after[name] - before[name]).norm() / before[name].norm()) < 3e-4, name

@@ -1,0 +1,52 @@
+"""A step of several batches has the gradient of one large batch, and only parts of it are ever at work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import fx
+
+from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.lesson import Lesson, Tensors
+from fxprune.coupling.kept import Kept
+from fxprune.passes.base import state, teacher
+from tests.networks import images
+from tests.passes.test_reconstruct import shrunk
+
+
+def lesson(small: fx.GraphModule, batch: int, step: int) -> Lesson:
+    found = state(small)
+    data = calibration_for(small, images(96, seed=3), batch_size=batch, held_out=0.25)
+    kept = Kept.under(found["coupling"], found["plan"])
+    return Lesson(small, teacher(small), kept, data, inside=5.0, batch_size=step, augment=False, memory=1 << 30)
+
+
+def gradients(taught: Lesson, small: fx.GraphModule) -> tuple[float, Tensors]:
+    """The loss of the first step and its gradients."""
+    weights = {name: p.detach().clone().requires_grad_() for name, p in small.named_parameters()}
+    total = 0.0
+    for term in taught.losses(taught.training[0], weights, torch.Generator().manual_seed(0)):
+        total += float(term.detach())
+        term.backward()
+    return total, {name: w.grad for name, w in weights.items() if w.grad is not None}
+
+
+@pytest.mark.parametrize("batch", [4, 8, 12])
+def test_a_step_of_small_batches_has_the_gradient_of_a_large_one(batch: int) -> None:
+    _, small = shrunk("Residual")
+    whole, parts = lesson(small, 24, 24), lesson(small, batch, 24)
+    assert len(whole.training) == len(parts.training) == 3
+    parts._variance = whole._variance  # each takes that of its own first batch
+    loss, wanted = gradients(whole, small)
+    total, found = gradients(parts, small)
+    assert total == pytest.approx(loss, rel=1e-5) and found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_the_last_step_has_what_is_left_and_no_image_that_is_held_out() -> None:
+    _, small = shrunk("Residual")
+    taught = lesson(small, 8, 40)  # 12 batches, of which 3 are held out
+    assert list(taught.training) == [0, 5]
+    terms = list(taught.losses(5, dict(small.named_parameters()), torch.Generator()))
+    assert len(terms) == 4
