@@ -86,7 +86,7 @@ def main() -> None:
     cifar = [name for name, setting in NETWORKS.items() if setting.labelled]
     parser.add_argument("networks", nargs="*", metavar="NETWORK", default=cifar)
     parser.add_argument("--share", type=float, default=0.5, help="of the FLOPs, to keep")
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="write the table into docs/benchmarks.md")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -135,13 +135,12 @@ def _zeroed(gm: fx.GraphModule, group: ChannelGroup, gone: Tensor, corrected: se
 
 def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Tensor) -> tuple[Tensor, Tensor]:
     """The weight of a reader without its inputs `lost`, and the constant that makes up for their mean."""
-    lost = lost.to(seen.covariance.device)
+    lost, like = lost.to(seen.covariance.device), attribute(gm, item.weight)
     parts = [
         compensated(covariance, weights, ~gone, RHO) if bool(gone.any()) else weights
-        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost, strict=True)
+        for covariance, weights, gone in zip(seen.covariance.to(like), seen.weights.to(like), lost, strict=True)
     ]
-    matrix = torch.stack(parts)
-    like = attribute(gm, item.weight)
+    matrix = torch.stack(parts).double()
     offset = (seen.mean.unsqueeze(-2) @ (seen.weights - matrix)).squeeze(-2)
     node = next(node for node in gm.graph.nodes if node.name == item.name)
     return item.tensor(matrix, like), item.along_channels(offset.to(like), node.meta["val"].ndim)
