@@ -28,6 +28,7 @@ bench:  ## measure accuracies and times, and write them into docs/benchmarks.md 
 	$(PYTHON) -m benchmarks.accuracy --resume --seeds 0 1 2 --write
 	$(PYTHON) -m benchmarks.ablation --resume --write
 	$(PYTHON) -m benchmarks.analysis --write
+	$(PYTHON) -m benchmarks.cost_of_fast --write
 	$(PYTHON) -m benchmarks.quantize --resume --write
 	$(PYTHON) -m benchmarks.latency --resume --write
 	$(PYTHON) -m benchmarks.precrop_widths --write

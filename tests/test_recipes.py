@@ -10,6 +10,7 @@ import torch
 
 import fxprune as fp
 from fxprune import demo
+from fxprune.calibrate.images import _Batches as Batches
 from fxprune.errors import BudgetError, CalibrationError, ResumeError
 from fxprune.recipes import RECIPES
 from tests.networks import build, images
@@ -129,3 +130,19 @@ def test_weak_results_are_announced() -> None:
     small = digits(recipe="fast", budget=fp.Budget(flops=0.03)).report
     assert any("of the variance of the network's outputs is lost" in text for text in small.weak)
     assert not pruned(budget=fp.Budget(flops=0.9)).report.weak
+
+
+def test_fast_reads_each_image_at_most_four_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    read = Batches.__getitem__
+
+    def counted(batches: Batches, index: int) -> Any:
+        fetched.extend(batches.parts[index].tolist())
+        return read(batches, index)
+
+    monkeypatch.setattr(Batches, "__getitem__", counted)
+    result = pruned(recipe="fast", calibration=images(batch=512, seed=3))
+    assert [stage for stage, *_ in result.report.stages] == ["least squares", "batch norm"]
+    times = torch.bincount(torch.tensor(fetched))
+    assert len(times) == 512 and int(times.min()) >= 1
+    assert len(fetched) <= 4 * 512

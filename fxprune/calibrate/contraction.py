@@ -47,11 +47,11 @@ class Contraction(ABC):
         """The rows at `index` of the input `x` of the node: [systems, rows, inputs]. Of `y` only the sizes count."""
 
     @abstractmethod
-    def channel_rows(self, y: Tensor, index: Tensor) -> Tensor:
-        """The rows at `index` of a value with the sizes of the node's: [rows, channels]."""
+    def channel_rows(self, y: Tensor, index: Tensor | None = None) -> Tensor:
+        """The rows at `index` of a value with the sizes of the node's, or all: [rows, channels]."""
 
-    def targets(self, y: Tensor, index: Tensor) -> Tensor:
-        """The rows at `index` of a value of the node, as [systems, rows, outputs]."""
+    def targets(self, y: Tensor, index: Tensor | None = None) -> Tensor:
+        """The rows at `index` of a value of the node, or all, as [systems, rows, outputs]."""
         rows = self.channel_rows(y, index)
         return rows.reshape(len(rows), self.systems, -1).movedim(1, 0)
 
@@ -113,8 +113,9 @@ class _Linear(Contraction):
     def rows(self, x: Tensor, y: Tensor, index: Tensor) -> Tensor:
         return x.reshape(-1, x.shape[-1])[index][None]
 
-    def channel_rows(self, y: Tensor, index: Tensor) -> Tensor:
-        return y.reshape(-1, y.shape[-1])[index]
+    def channel_rows(self, y: Tensor, index: Tensor | None = None) -> Tensor:
+        rows = y.reshape(-1, y.shape[-1])
+        return rows if index is None else rows[index]
 
 
 @contraction(
@@ -137,18 +138,23 @@ class _Convolution(Contraction):
         spatial = x.ndim - 2
         kernel = self.kernel
         stride, dilation = self._each("stride", spatial), self._each("dilation", spatial)
-        x = torch.nn.functional.pad(x, self._padding(kernel, dilation)).movedim(1, -1)
+        before = self._padding(kernel, dilation)
         image, *places = _unravel(index, (y.shape[0], *y.shape[2:]))
-        where = [image.view(-1, *[1] * spatial)]
+        where, outside = [image.view(-1, *[1] * spatial)], torch.zeros((), dtype=torch.bool, device=index.device)
         for axis, place in enumerate(places):
-            offsets = torch.arange(kernel[axis], device=index.device) * dilation[axis]
+            offsets = torch.arange(kernel[axis], device=index.device) * dilation[axis] - before[axis]
             shape = [1] * spatial
             shape[axis] = -1
-            where.append((place * stride[axis]).view(-1, *[1] * spatial) + offsets.view(shape))
-        patches = x[tuple(where)].movedim(-1, 1)  # [rows, channels, *kernel]
-        return patches.reshape(len(index), self.systems, -1).movedim(1, 0)
+            at = (place * stride[axis]).view(-1, *[1] * spatial) + offsets.view(shape)
+            inside = at.clamp(0, x.shape[2 + axis] - 1)
+            where.append(inside)
+            outside = outside | (inside != at)
+        patches = x.movedim(1, -1)[tuple(where)].masked_fill(outside.unsqueeze(-1), 0)  # the padding, without a copy
+        return patches.movedim(-1, 1).reshape(len(index), self.systems, -1).movedim(1, 0)
 
-    def channel_rows(self, y: Tensor, index: Tensor) -> Tensor:
+    def channel_rows(self, y: Tensor, index: Tensor | None = None) -> Tensor:
+        if index is None:
+            return y.movedim(1, -1).reshape(-1, y.shape[1])
         image, *places = _unravel(index, (y.shape[0], *y.shape[2:]))
         return y.movedim(1, -1)[(image, *places)]
 
@@ -158,16 +164,13 @@ class _Convolution(Contraction):
         return sizes * spatial if len(sizes) == 1 else sizes
 
     def _padding(self, kernel: tuple[int, ...], dilation: list[int]) -> list[int]:
-        """Zeros before and after each spatial axis, last axis first, as torch.nn.functional.pad takes them."""
+        """Zeros before each spatial axis."""
         padding = self.arguments["padding"]
-        total = [step * (size - 1) for step, size in zip(dilation, kernel, strict=True)]
         if padding == "valid":
-            pairs = [(0, 0)] * len(kernel)
-        elif padding == "same":
-            pairs = [(both // 2, both - both // 2) for both in total]
-        else:
-            pairs = [(size, size) for size in self._each("padding", len(kernel))]
-        return [size for pair in reversed(pairs) for size in pair]
+            return [0] * len(kernel)
+        if padding == "same":
+            return [step * (size - 1) // 2 for step, size in zip(dilation, kernel, strict=True)]
+        return self._each("padding", len(kernel))
 
 
 def _unravel(index: Tensor, shape: tuple[int, ...]) -> list[Tensor]:

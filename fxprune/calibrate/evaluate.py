@@ -33,6 +33,7 @@ class Evaluator:
         self.gm = gm
         self.offsets: dict[str, Tensor] = dict(offsets or {})
         self.nodes = {node.name: node for node in gm.graph.nodes}
+        self._mutating = {node.name for node in gm.graph.nodes if _mutates(node)}
         self._order = {name: position for position, name in enumerate(self.nodes)}
         self._schedules: dict[tuple[frozenset[str], frozenset[str]], list[tuple[fx.Node, list[str]]]] = {}
 
@@ -53,7 +54,7 @@ class Evaluator:
         if node.op != "call_function":
             raise KeyError(f"the value of {node.op} `{node.name}` is not given")
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument.name])
-        if isinstance(node.target, OpOverload) and node.target._schema.is_mutable:
+        if node.name in self._mutating:
             args, kwargs = pytree.tree_map(_copied, (args, kwargs))  # calibration must not write into buffers
         result = node.target(*args, **kwargs)  # type: ignore[operator]
         offset = self.offsets.get(node.name)
@@ -88,6 +89,10 @@ class Evaluator:
                     expiring.setdefault(user, []).append(name)
             self._schedules[key] = [(node, expiring.get(node.name, [])) for node in order]
         return self._schedules[key]
+
+
+def _mutates(node: fx.Node) -> bool:
+    return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
 
 
 def _copied(value: Any) -> Any:

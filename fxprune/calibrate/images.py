@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Calibration:
         """Number of images."""
         return sum(self.sizes)
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """Number of images in each batch; where batches are made when asked for, none is."""
         if isinstance(self.batches, _Batches):

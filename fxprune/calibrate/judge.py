@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import contractions
-from fxprune.calibrate.evaluate import Evaluator, centred, is_floating, judged_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, centred, is_floating, judged_of, to_device
 from fxprune.calibrate.homes import batch_norm_after
 from fxprune.calibrate.images import Calibration
 from fxprune.calls import concrete_shape
@@ -18,6 +21,7 @@ from fxprune.coupling.kept import Kept
 from fxprune.types import Coupling
 
 FEW = 8  # images
+MEMORY = 1 << 26  # bytes of values that are remembered of a dense network
 
 
 def output_error(
@@ -34,13 +38,13 @@ def output_error(
 
     offsets: constants added to values of `other`, as in Evaluator.
     """
-    first, second = Evaluator(dense), Evaluator(other, offsets)
+    second = Evaluator(other, offsets)
     names = comparable(dense, other)
     error = variance = energy = 0.0
     numbers: dict[str, list[Tensor]] = {}  # outputs of one number an image, which vary between images alone
     with torch.no_grad():
-        for batch in judging(calibration):
-            wanted, found = (each(names, to_device(each.gm, batch)) for each in (first, second))
+        for batch, wanted in _wanted(dense, names, calibration):
+            found = second(names, to_device(other, batch))
             for name, target in wanted.items():
                 error += squared(found[name], target)
                 energy += squared(torch.zeros_like(target), target)
@@ -53,26 +57,67 @@ def output_error(
     return relative if names and math.isfinite(relative) else math.inf
 
 
+def _wanted(
+    dense: fx.GraphModule, names: Sequence[str], calibration: Calibration
+) -> Iterator[tuple[tuple[Tensor, ...], Values]]:
+    """The batches to judge by with the values of a dense network; small ones are remembered for as long as it lives."""
+    tensors = (*dense.parameters(), *dense.buffers())
+    key = (tuple(names), *((id(tensor), tensor._version) for tensor in tensors))
+    found = _KNOWN.get(dense)
+    known = found.values if found is not None and found.calibration is calibration and found.key == key else []
+    evaluator = Evaluator(dense)
+    values, room = [], MEMORY
+    for number, batch in enumerate(judging(calibration)):
+        wanted = known[number] if known else evaluator(names, to_device(dense, batch))
+        yield batch, wanted
+        room -= sum(value.numel() * value.element_size() for value in wanted.values())
+        values += [wanted] if room > 0 else []
+    if room > 0:
+        _KNOWN[dense] = _Known(calibration, key, values, tensors)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """Values of a dense network on the batches to judge by, and of what they are; what lives has its id to itself."""
+
+    calibration: Calibration
+    key: tuple[Any, ...]
+    values: list[Values]
+    alive: tuple[Tensor, ...]
+
+
+_KNOWN: WeakKeyDictionary[fx.GraphModule, _Known] = WeakKeyDictionary()
+
+
 def layer_errors(
-    dense: fx.GraphModule, other: fx.GraphModule, kept: Kept, calibration: Calibration
-) -> dict[str, float]:
-    """The squared error of each contraction's output at the channels that stay, relative to its variance, by weight.
+    dense: fx.GraphModule, others: Sequence[fx.GraphModule], kept: Kept, calibration: Calibration
+) -> list[dict[str, float]]:
+    """The squared error of each contraction's output at the channels that stay, relative to its variance, by weight,
+    for each of several networks with the same contractions.
 
     Behind the BatchNorm that alone reads it, where there is one. Errors of the layers before are in it. A few
     images of each batch are looked at, for the outputs of all layers are held at once.
     """
-    first, second = Evaluator(dense), Evaluator(other)
-    layers = {_behind_norm(second.nodes[item.name]): item.weight for item in contractions(other).values()}
-    errors, variances = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
+    first, rest = Evaluator(dense), [Evaluator(other) for other in others]
+    layers = [
+        {_behind_norm(each.nodes[item.name]): item.weight for item in contractions(each.gm).values()} for each in rest
+    ]
+    errors, variances = [dict.fromkeys(names, 0.0) for names in layers], dict.fromkeys(chain(*layers), 0.0)
     with torch.no_grad():
         for whole in judging(calibration):
             batch = whole if calibration.fixed else tuple(column[:FEW] for column in whole)
-            wanted, found = (each(layers, to_device(each.gm, batch)) for each in (first, second))
-            for name in layers:
-                target = kept.cut(wanted[name], kept.coupling.fields.get(name, ())).double()
-                errors[name] += float((found[name].double() - target).square().sum())
+            wanted = first(variances, to_device(dense, batch))
+            targets = {name: kept.cut(wanted[name], kept.coupling.fields.get(name, ())).double() for name in wanted}
+            for name, target in targets.items():
                 variances[name] += float((target - target.mean()).square().sum())
-    return {weight: errors[name] / max(variances[name], 1e-30) for name, weight in layers.items()}
+            for each, error in zip(rest, errors, strict=True):
+                found = each(error, to_device(each.gm, batch))
+                for name in error:
+                    error[name] += float((found[name].double() - targets[name]).square().sum())
+    return [
+        {weight: error[name] / max(variances[name], 1e-30) for name, weight in names.items()}
+        for names, error in zip(layers, errors, strict=True)
+    ]
 
 
 def _behind_norm(node: fx.Node) -> str:

@@ -21,6 +21,7 @@ from fxprune.closed_form.ridge import compensated
 from fxprune.types import ChannelGroup, Coupling
 
 RHO = 1e-2
+FEWEST = 16  # images of a trial
 
 
 def measured(
@@ -31,6 +32,7 @@ def measured(
     calibration: Calibration,
     *,
     images: int = 128,
+    work: float = 0.75,
     shares: Sequence[float] = (0.25, 0.5, 0.75),
     memory: int = 1 << 30,
     progress: Callable[[int, int], None] | None = None,
@@ -42,6 +44,9 @@ def measured(
     zeros, and what only products read, such as queries, is zero), and the rest of the network is run on `images`
     images. Between the cuts the ratio of measured to foretold error is interpolated.
 
+    work: how many runs of the network over all calibration images the trials may take together; where it is spent on
+        fewer than `images` images, at least on FEWEST.
+
     progress: called with (images done, images).
     """
     trials = [
@@ -49,17 +54,20 @@ def measured(
         for group in coupling.groups
         for trial in _trials(gm, coupling, group, removals[group.name], observed, shares)
     ]
+    affordable = int(work * calibration.count / max(1e-9, _runs(gm, trials)))
+    images = min(images, max(FEWEST, affordable), calibration.count)
+    evaluator = Evaluator(gm)
     errors = torch.zeros(len(trials), dtype=torch.float64)
     variance = 0.0
     done = 0
     with torch.no_grad():
         for batch in _some(calibration, images, images_at_once(gm, memory)):
-            base = _Base(gm, batch)
+            base = _Base(evaluator, batch)
             variance += base.variance
             errors += torch.tensor([base.error(trial) for trial in trials], dtype=torch.float64)
             done += len(batch[0])
             if progress is not None:
-                progress(done, min(images, calibration.count))
+                progress(done, images)
     found: dict[str, dict[int, float]] = {name: {} for name in removals}
     for trial, error in zip(trials, (errors / max(variance, 1e-30)).tolist(), strict=True):
         found[trial.group][trial.rounds] = error
@@ -76,6 +84,12 @@ class _Trial:
     weights: Values
     offsets: dict[str, Tensor]
     changed: frozenset[str]
+
+
+def _runs(gm: fx.GraphModule, trials: Sequence[_Trial]) -> float:
+    """How many runs of the whole network the trials amount to, counted by the contractions that they compute."""
+    names = contractions(gm).keys()
+    return sum(len(names & trial.changed) for trial in trials) / max(1, len(names))
 
 
 def _trials(
@@ -122,13 +136,12 @@ def _zeroed(gm: fx.GraphModule, group: ChannelGroup, gone: Tensor, corrected: se
 
 def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Tensor) -> tuple[Tensor, Tensor]:
     """The weight of a reader without its inputs `lost`, and the constant that makes up for their mean."""
-    lost = lost.to(seen.covariance.device)
+    lost, like = lost.to(seen.covariance.device), attribute(gm, item.weight)
     parts = [
         compensated(covariance, weights, ~gone, RHO) if bool(gone.any()) else weights
-        for covariance, weights, gone in zip(seen.covariance, seen.weights, lost, strict=True)
+        for covariance, weights, gone in zip(seen.covariance.to(like), seen.weights.to(like), lost, strict=True)
     ]
-    matrix = torch.stack(parts)
-    like = attribute(gm, item.weight)
+    matrix = torch.stack(parts).double()
     offset = (seen.mean.unsqueeze(-2) @ (seen.weights - matrix)).squeeze(-2)
     node = next(node for node in gm.graph.nodes if node.name == item.name)
     return item.tensor(matrix, like), item.along_channels(offset.to(like), node.meta["val"].ndim)
@@ -148,10 +161,12 @@ def _downstream(nodes: Mapping[str, fx.Node], names: Values) -> frozenset[str]:
 class _Base:
     """One batch with the values of all nodes of the dense network."""
 
-    def __init__(self, gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> None:
-        self._evaluator, self._outputs = Evaluator(gm), judged_of(gm)
-        names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder")]
-        self._values = self._evaluator([*names, *self._outputs], to_device(gm, batch))
+    def __init__(self, evaluator: Evaluator, batch: tuple[Tensor, ...]) -> None:
+        gm = evaluator.gm
+        self._evaluator, self._outputs = evaluator, judged_of(gm)
+        names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder", "get_attr")]
+        evaluator.offsets = {}
+        self._values = evaluator([*names, *self._outputs], to_device(gm, batch))
         self.variance = sum(spread(self._values[name]) for name in self._outputs)
 
     def error(self, trial: _Trial) -> float:

@@ -19,6 +19,7 @@ from fxprune.closed_form.removal import System
 from fxprune.types import ChannelGroup, Coupling
 
 Progress = Callable[[int, int], None]
+FEWEST_ROWS = 4  # of an image
 
 
 @dataclass(frozen=True)
@@ -44,34 +45,43 @@ def observe(
     calibration: Calibration,
     *,
     rows_per_image: int = 32,
-    gradient_images: int = 256,
+    rows_per_input: int = 8,
+    images: int = 256,
+    gradient_images: int = 128,
     seed: int = 0,
     memory: int = 1 << 30,
     progress: Progress | None = None,
 ) -> dict[str, Observed]:
     """Second moments and sensitivities of every contraction that reads a group, by the name of its weight.
 
-    rows_per_image: at most so many output positions of an image serve as rows, drawn with `seed`.
-    gradient_images: how many images serve for the sensitivities, which cost a backward pass.
+    rows_per_image, rows_per_input: at most so many output positions of an image serve as rows, drawn with `seed`, and
+        fewer where there are `rows_per_input` rows for each input of the contraction.
+    images, gradient_images: how many images are looked at, and how many of them serve for the sensitivities, which
+        cost a backward pass.
     memory: bytes that the activations of one pass may take; batches are cut to fit.
-    progress: called with (batches done, batches).
+    progress: called with (images done, images).
     """
     readers = [item for item in contractions(gm).values() if _reads_a_group(coupling, item.weight)]
     tallies = {item.name: _Tally(gm, item) for item in readers}
+    images = min(images, calibration.count)
+    inputs = {item.name: item.matrix(attribute(gm, item.weight)).shape[1] for item in readers}
+    rows = {name: enough_rows(count, images, rows_per_image, rows_per_input) for name, count in inputs.items()}
     generator = torch.Generator().manual_seed(seed)
     evaluator = Evaluator(gm)
     chunk = images_at_once(gm, memory)
     seen = 0
-    for done, batch in enumerate(calibration.batches):
+    for batch in calibration.batches:
         for part in calibration.cut(batch, chunk):
             values, gradients = _values(evaluator, readers, to_device(gm, part), seen < gradient_images, generator)
             seen += len(part[0])
             for item in readers:
                 y = values[item.name]
-                index = sample(item.positions(y), rows_per_image * len(y), generator).to(y.device)
+                index = sample(item.positions(y), math.ceil(rows[item.name] * len(y)), generator).to(y.device)
                 tallies[item.name].add(values[item.source], y, gradients.get(item.name), index)
         if progress is not None:
-            progress(done + 1, len(calibration.batches))
+            progress(min(seen, images), images)
+        if seen >= images:
+            break
     return {item.weight: tallies[item.name].observed() for item in readers}
 
 
@@ -119,7 +129,7 @@ class _Tally:
     def add(self, x: Tensor, y: Tensor, gradient: Tensor | None, index: Tensor) -> None:
         self.moments.add(self.item.rows(x, y, index))
         if gradient is not None:
-            g = self.item.targets(gradient, torch.arange(self.item.positions(y), device=y.device))
+            g = self.item.targets(gradient)
             self.sensitivity += (g.mT @ g).double()
             self.images += len(y)
 
@@ -162,10 +172,21 @@ def _projection(output: Any, generator: torch.Generator) -> Tensor:
 
 
 def sample(total: int, rows: int, generator: torch.Generator) -> Tensor:
-    """At most `rows` of `total` positions, each at most once, in order."""
+    """At most `rows` of `total` positions, each at most once, in order; where they are few of many, next to `rows`."""
     if rows >= total:
         return torch.arange(total)
+    if 8 * rows < total:
+        drawn: Tensor = torch.randint(total, (rows,), generator=generator).unique()
+        return drawn
     return torch.randperm(total, generator=generator)[:rows].sort().values
+
+
+def enough_rows(inputs: int, images: int, per_image: int, per_input: int) -> float:
+    """How many positions of an image give `per_input` rows for each input over all images; at most `per_image`.
+
+    At least FEWEST_ROWS: there are many images then, and more of one image say little that is new.
+    """
+    return min(per_image, max(FEWEST_ROWS, per_input * inputs / images))
 
 
 def _reads_a_group(coupling: Coupling, weight: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,17 +14,20 @@ from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
 
 
-def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration) -> dict[str, Tensor]:
+def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration, images: int = 256) -> dict[str, Tensor]:
     """Running means and variances of the BatchNorms in evaluation, estimated anew, by the names of their buffers.
 
     Each BatchNorm normalises a batch by the batch's own statistics, as in training, so that one walk does for all of
-    them. The held-out batches are not looked at. A statistic that several BatchNorms share is left out.
+    them. Whole batches are taken until they hold `images`; the held-out ones are not looked at. A statistic that
+    several BatchNorms share is left out.
     """
     found = _Statistics(gm)
     with torch.no_grad():
-        for index, batch in enumerate(calibration.batches):
-            if not calibration.is_held_out(index):
-                found(outputs_of(gm), to_device(gm, batch))
+        for batch in islice(calibration.batches, len(calibration.batches) - calibration.held_out):
+            found(outputs_of(gm), to_device(gm, batch))
+            images -= len(batch[0])
+            if images <= 0:
+                break
     return found.estimates()
 
 
@@ -44,12 +48,12 @@ class _Statistics(Evaluator):
             return super().run(node, values)
         arguments: Any = fx.map_arg(node.args, lambda argument: values[argument.name])
         x, weight, bias, _, _, _, _, eps, _ = arguments
-        variance, mean = torch.var_mean(x.double(), [0, *range(2, x.ndim)], correction=0)
-        count = x.numel() // x.shape[1]
-        for buffer, value in zip(node.args[3:5], (mean, variance), strict=True):
+        result, mean, deviation = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        variance = (deviation.double().square().reciprocal() - eps).clamp_min(0)  # the kernel gives 1 / sqrt(var + eps)
+        for buffer, value in zip(node.args[3:5], (mean.double(), variance), strict=True):
             assert isinstance(buffer, fx.Node)
-            self._add(str(buffer.target), value, count)
-        return torch.nn.functional.batch_norm(x, mean.to(x), variance.to(x), weight, bias, False, 0.0, eps)
+            self._add(str(buffer.target), value, x.numel() // x.shape[1])
+        return result
 
     def _add(self, name: str, value: Tensor, weight: int) -> None:
         total, count = self._sums.get(name, (torch.zeros_like(value), 0))

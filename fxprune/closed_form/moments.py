@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 144  # columns that are multiplied at once
+
 
 class Moments:
     """Second moments of rows x and targets y for several independent systems, in memory that does not grow with rows.
@@ -25,11 +27,13 @@ class Moments:
         self._xx, self._xy, self._yy = zeros(inputs, inputs), zeros(inputs, outputs), zeros(outputs)
         self._shift_x: Tensor | None = None
         self._shift_y: Tensor | None = None
+        self._second: dict[bool, tuple[Tensor, Tensor, Tensor]] = {}
 
     def add(self, rows: Tensor, targets: Tensor | None = None) -> None:
         """Take in rows [systems, rows, inputs] and their targets [systems, rows, outputs]."""
         if rows.shape[1] == 0:
             return
+        self._second.clear()
         y = rows.new_zeros(*rows.shape[:2], 0) if targets is None else targets
         if self._shift_x is None or self._shift_y is None:
             self._shift_x, self._shift_y = rows.mean(1, keepdim=True), y.mean(1, keepdim=True)
@@ -37,7 +41,9 @@ class Moments:
         self.count += rows.shape[1]
         self._sum_x += x.sum(1)
         self._sum_y += y.sum(1)
-        self._xx += x.mT @ x
+        for start in range(0, x.shape[2], BLOCK):  # the upper half is enough, block by block
+            stop = start + BLOCK
+            self._xx[:, start:stop, start:] += x[:, :, start:stop].mT @ x[:, :, start:]
         self._xy += x.mT @ y
         self._yy += y.square().sum(1)
 
@@ -56,9 +62,14 @@ class Moments:
 
         centred: about the means, else about zero.
         """
+        if centred not in self._second:
+            self._second[centred] = self._means_of_products(centred)
+        return self._second[centred]
+
+    def _means_of_products(self, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
         n = max(1, self.count)
         dx, dy = self._sum_x / n, self._sum_y / n
-        xx = self._xx / n - _outer(dx, dx)
+        xx = (self._xx.triu() + self._xx.triu(1).mT) / n - _outer(dx, dx)
         xy = self._xy / n - _outer(dx, dy)
         yy = (self._yy / n - dy.square()).clamp_min(0)
         if not centred:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fxprune.closed_form.ridge import damping, solve_positive
+from fxprune.closed_form.ridge import damping, invert_positive, solve_positive
 
-STRIDES = 64  # removals after which the costs in a free group are computed anew: one at a time up to this width
+STRIDES = 32  # removals after which the costs in a free group are computed anew: one at a time up to this width
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,7 @@ class _State:
 
     def __init__(self, system: System, width: int, rho: float) -> None:
         h = system.covariance.double()
-        eye = torch.eye(len(h), dtype=h.dtype, device=h.device)
-        self.inverse = solve_positive(h + damping(h[None], rho)[0] * eye, eye)
+        self.inverse = invert_positive(h + torch.diag(damping(h[None], rho)[0].expand(len(h))))
         self.weights = system.weights.double().clone()
         self.alive = torch.ones(len(h), dtype=torch.bool, device=h.device)
         self.width = width

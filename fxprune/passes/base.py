@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,18 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fxprune.calls import attribute
 from fxprune.capture import META
 from fxprune.codegen.forward import ReadableCodeGen
+from fxprune.coupling import analyze
 from fxprune.errors import CalibrationError, RewriteError, describe
+from fxprune.types import Coupling
 
 # keys of what passes hand on in meta[META]
 DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just before Shrink
 TEACHER, CALIBRATION, COST = "teacher", "calibration", "cost"  # teacher: the graph with the user's own weights
 LATENCIES = "latencies"  # what was measured, where the budget limits the latency
+ANALYSED = "analysed"  # the last coupling that was found, and of what
 STAGES = "stages"  # (name, held-out error before, after) of each stage that corrects
 
 
@@ -28,6 +33,31 @@ def state(gm: fx.GraphModule) -> dict[str, Any]:
     """What the passes hand on with a graph."""
     found: dict[str, Any] = gm.meta.setdefault(META, {})
     return found
+
+
+def analysed(gm: fx.GraphModule, heads: bool) -> Coupling:
+    """As `analyze`; the coupling that an earlier pass has found where the graph and its tensors are still the same."""
+    values = [node.meta.get("val") for node in gm.graph.nodes]
+    tensors = [attribute(gm, str(node.target)) for node in gm.graph.nodes if node.op == "get_attr"]
+    versions = [(id(tensor), getattr(tensor, "_version", 0)) for tensor in tensors]
+    key = (heads, str(gm.graph), [*map(id, values)], versions)
+    known: _Analysed | None = state(gm).get(ANALYSED)
+    if known is None or known.key != key:
+        known = _Analysed(key, analyze(gm, heads), (values, tensors))
+        state(gm)[ANALYSED] = known
+    return known.coupling
+
+
+@dataclass(frozen=True, eq=False)
+class _Analysed:
+    """A coupling and of what it is; what is alive has its id to itself."""
+
+    key: tuple[Any, ...]
+    coupling: Coupling
+    alive: tuple[Any, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Analysed:
+        return self
 
 
 def teacher(gm: fx.GraphModule) -> fx.GraphModule:
@@ -80,6 +110,12 @@ def clone(gm: fx.GraphModule) -> fx.GraphModule:
     twin = copy.deepcopy(gm, {id(value): value for value in shared})
     twin.meta = {**gm.meta, META: dict(state(gm))}
     return twin
+
+
+def deep_copy(network: nn.Module) -> nn.Module:
+    """A copy with tensors of its own; what the passes hand on with a graph is shared, for it may be large."""
+    meta = getattr(network, "meta", None)
+    return copy.deepcopy(network, {} if meta is None else {id(meta): meta})
 
 
 def own_copy(gm: fx.GraphModule) -> fx.GraphModule:

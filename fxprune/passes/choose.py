@@ -20,12 +20,20 @@ from fxprune.capture import capture_info
 from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
-from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.errors import BudgetError, CalibrationError, PlanError, RewriteError, WeightsError
 from fxprune.importance import IMPORTANCES, needs_images
 from fxprune.latency import Latencies, Timing
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, PLAN, require_operators, state, without_guards
+from fxprune.passes.base import (
+    CALIBRATION,
+    COST,
+    COUPLING,
+    PLAN,
+    analysed,
+    require_operators,
+    state,
+    without_guards,
+)
 from fxprune.passes.search import smallest_plan
 from fxprune.passes.timed import restore, timed_plan
 from fxprune.progress import Progress, silent
@@ -86,7 +94,7 @@ class Choose(PassBase):
         if PLAN in found:
             return PassResult(graph_module, False)
         require_operators(graph_module, "Choose")
-        coupling = analyze(graph_module, self.heads)
+        coupling = analysed(graph_module, self.heads)
         for name, parameter in graph_module.named_parameters():
             if parameter.is_floating_point() and not torch.isfinite(parameter).all():
                 raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")

@@ -10,7 +10,8 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxprune.calibrate.judge import layer_errors
 from fxprune.coupling.kept import Kept
 from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, require_operators, state, teacher
-from fxprune.passes.shrink import shrink
+from fxprune.passes.pin_sizes import pinnable
+from fxprune.passes.shrink import merely_cut, shrink
 
 ERRORS = "errors"
 
@@ -35,9 +36,8 @@ class Compare(PassBase):
             require_operators(graph_module, "Compare")
             original = teacher(graph_module)
             kept = Kept.under(found[COUPLING], found[PLAN])
-            before, after = (
-                layer_errors(original, each, kept, found[CALIBRATION])
-                for each in (shrink(original, found[PLAN]), graph_module)
-            )
+            pinned = not pinnable(original, found[COUPLING])
+            cut = merely_cut(original, kept) if pinned else shrink(original, found[PLAN])
+            before, after = layer_errors(original, (cut, graph_module), kept, found[CALIBRATION])
             found[ERRORS] = tuple((name, before[name], error) for name, error in after.items())
         return PassResult(graph_module, False)

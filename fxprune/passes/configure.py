@@ -14,9 +14,8 @@ from fxprune.allocate import check_widths, frozen_groups, ladder_between
 from fxprune.budget import Budget
 from fxprune.capture import capture_info
 from fxprune.cost import cost
-from fxprune.coupling import analyze
 from fxprune.errors import BudgetError, PlanError
-from fxprune.passes.base import COST, COUPLING, PLAN, require_operators, state
+from fxprune.passes.base import COST, COUPLING, PLAN, analysed, require_operators, state
 from fxprune.passes.choose import check_fits, input_specs, nothing_shrinks, require_own_plan
 from fxprune.types import ChannelGroup, Coupling, Plan
 from fxprune.widths import (
@@ -77,7 +76,7 @@ class Configure(PassBase):
         if PLAN in found:
             return PassResult(graph_module, False)
         require_operators(graph_module, "Configure")
-        coupling = analyze(graph_module, self.heads)
+        coupling = analysed(graph_module, self.heads)
         if not coupling.groups:
             raise PlanError(nothing_shrinks(coupling))
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)

@@ -12,10 +12,9 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calls import argument, concrete, concrete_shape, dim_argument, source_of
-from fxprune.coupling import analyze
 from fxprune.coupling.reduce import reduced_dims
 from fxprune.errors import RewriteError, describe
-from fxprune.passes.base import COUPLING, DENSE, require_operators, state
+from fxprune.passes.base import COUPLING, DENSE, analysed, require_operators, state
 from fxprune.types import Coupling
 
 aten = torch.ops.aten
@@ -50,7 +49,7 @@ class PinSizes(PassBase):
         if DENSE in state(graph_module):
             return PassResult(graph_module, False)
         require_operators(graph_module, "PinSizes")
-        coupling = analyze(graph_module, self.heads)
+        coupling = analysed(graph_module, self.heads)
         state(graph_module)[COUPLING] = coupling  # pinning changes no field
         found = pinnable(graph_module, coupling)
         for node in found:

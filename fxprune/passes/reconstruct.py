@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import comparable, output_error
-from fxprune.calibrate.observe import sample
+from fxprune.calibrate.observe import enough_rows, sample
 from fxprune.calibrate.target import Target, target_of
 from fxprune.calibrate.walk import Walk
 from fxprune.checkpoint import Checkpoint
@@ -52,7 +53,8 @@ class Reconstruct(PassBase):
     to correct at all, is chosen for each layer on the batches that calibration holds out.
 
     rho: strengths of the pull to choose from, relative to the mean square of an input.
-    rows_per_image: output positions of an image that serve as rows, drawn with `seed`.
+    rows_per_image, rows_per_input: at most so many output positions of an image serve as rows, drawn with `seed`, and
+        fewer where there are `rows_per_input` rows for each input of the contraction.
     memory: bytes of activations to keep in memory; more goes to temporary files.
     progress: called with (layers done, layers, relative squared error of the layer's output).
 
@@ -62,6 +64,7 @@ class Reconstruct(PassBase):
 
     rho: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     rows_per_image: int = 32
+    rows_per_input: int = 40
     seed: int = 0
     memory: int = 2 << 30
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
@@ -139,10 +142,11 @@ class Reconstruct(PassBase):
         if item.bias is not None:
             bias = attribute(gm, item.bias).reshape(bias.shape)
         systems, inputs, outputs = prior.shape
+        wanted = enough_rows(inputs, calibration.count, self.rows_per_image, self.rows_per_input)
         fit, judge = (Moments(systems, inputs, outputs, weight.device) for _ in range(2))
         for index, (dense, pruned) in enumerate(walk.stage(item.name, target.dense, target.pruned)):
             value = dense[item.name]
-            rows = sample(item.positions(value), self.rows_per_image * len(value), generator).to(weight.device)
+            rows = sample(item.positions(value), math.ceil(wanted * len(value)), generator).to(weight.device)
             moments = judge if calibration.is_held_out(index) else fit
             moments.add(item.rows(pruned[item.source], value, rows), target.rows(dense, pruned, rows) - bias[:, None])
         node = walk.pruned.nodes[item.name]
@@ -166,11 +170,9 @@ def _best(
         return float(squared_error(rows, weights, bias).mean() / scale)
 
     before = error(prior, unchanged)
-    trials = {rho: error(*ridge(fit, prior, rho, intercept)) for rho in strengths}
-    best = min(trials, key=trials.__getitem__)
-    if not trials[best] < before:
-        return before, None
-    return trials[best], ridge(fit, prior, best, intercept)
+    solutions = [ridge(fit, prior, rho, intercept) for rho in strengths]
+    least, best = min((error(*solution), number) for number, solution in enumerate(solutions))
+    return (least, solutions[best]) if least < before else (before, None)
 
 
 def kept_outputs(item: Contraction, coupling: Coupling, plan: Plan) -> Tensor | None:

@@ -10,14 +10,15 @@ from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.capture import capture_info
-from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, describe, shape_of
 from fxprune.passes.base import (
+    ANALYSED,
     COUPLING,
     DENSE,
     PLAN,
+    analysed,
     clone,
     refresh_metadata,
     replace_tensors,
@@ -54,7 +55,8 @@ class Shrink(PassBase):
             return PassResult(graph_module, False)
         require_operators(graph_module, "Shrink")
         plan = self.plan or state(graph_module)[PLAN]
-        coupling = analyze(graph_module, plan.heads)
+        coupling = analysed(graph_module, plan.heads)
+        state(graph_module).pop(ANALYSED, None)  # of no use to what follows
         plan = check_plan(coupling, plan)
         kept = Kept.under(coupling, plan)
         state(graph_module).update({DENSE: clone(graph_module), PLAN: plan, COUPLING: coupling})
@@ -106,6 +108,15 @@ def _plan_errors(plan: Plan) -> Iterator[None]:
         if not plan.repeats:
             raise
         raise PlanError(f"this network cannot be made as wide as the plan says: {error}") from error
+
+
+def merely_cut(gm: fx.GraphModule, kept: Kept) -> fx.GraphModule:
+    """A copy of a dense graph with pinned sizes, to be run: tensors and sizes are cut, metadata stay as they were."""
+    small = clone(gm)
+    _resize(small, kept)
+    _cut(small, kept)
+    small.recompile()
+    return small
 
 
 def shrink(gm: fx.GraphModule, plan: Plan) -> fx.GraphModule:

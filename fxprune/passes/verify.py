@@ -19,7 +19,7 @@ from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
 from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, VerificationError
-from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, replace_tensors, state
+from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, deep_copy, replace_tensors, state
 from fxprune.types import Coupling, Plan, Verification
 
 aten = torch.ops.aten
@@ -101,10 +101,8 @@ def confirm(gm: fx.GraphModule, lifted: nn.Module) -> None:
         runs = []
         for network in (gm, lifted):
             with _repeatable(0):
-                twin, args, kwargs = copy.deepcopy(
-                    (network, info.args, dict(info.kwargs))
-                )  # a forward may write into them
-                runs.append(pytree.tree_leaves(twin(*args, **kwargs)))
+                args, kwargs = copy.deepcopy((info.args, dict(info.kwargs)))  # a forward may write into them
+                runs.append(pytree.tree_leaves(deep_copy(network)(*args, **kwargs)))
     for wanted, found in zip(*runs, strict=True):
         error = relative_error(found, wanted)
         rounding = torch.finfo(wanted.dtype).eps if isinstance(wanted, Tensor) and wanted.is_floating_point() else 0.0
@@ -130,7 +128,7 @@ def relative_error(found: Any, wanted: Any) -> float:
 
 def in_float64(network: nn.Module) -> nn.Module:
     """A copy in evaluation mode that computes in float64, with the dtypes written into its graph as well."""
-    twin = copy.deepcopy(network).double().eval()
+    twin = deep_copy(network).double().eval()
     if isinstance(twin, fx.GraphModule):
         _widen(twin)
     return twin

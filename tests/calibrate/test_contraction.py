@@ -60,3 +60,12 @@ def test_a_weight_that_is_used_twice_or_computed_is_left_alone() -> None:
             return nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True))
 
     assert contractions(capture(Standardised(), (torch.randn(2, 3),))) == {}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_without_an_index_all_rows_are_given(case: str) -> None:
+    model, x = CASES[case]
+    gm = capture(nn.Sequential(model), (x,))
+    (item,) = contractions(gm).values()
+    y = Evaluator(gm)([item.name], {item.source: x})[item.name]
+    assert torch.equal(item.targets(y), item.targets(y, torch.arange(item.positions(y))))

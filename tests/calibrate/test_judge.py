@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,31 @@ def test_layers_are_compared_at_the_channels_that_stay() -> None:
     gm = capture(build("Plain"), (images(),))
     plan = Plan({"fc1.weight": [0, 1, 2]})
     kept = Kept.under(analyze(gm), plan)
-    errors = layer_errors(gm, shrink(gm, plan), kept, Calibration([(images(32, seed=4),)]))
+    (errors,) = layer_errors(gm, [shrink(gm, plan)], kept, Calibration([(images(32, seed=4),)]))
     assert list(errors) == ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight"]
     assert errors["conv1.weight"] == errors["conv2.weight"] == 0
     assert errors["fc1.weight"] < 1e-10 < errors["fc2.weight"]
+
+
+def test_a_dense_network_is_run_once_until_it_changes() -> None:
+    gm = clone(capture(nn.Linear(3, 4), torch.randn(2, 3)))
+    twin = clone(gm)
+    replace_tensor(twin, "bias", torch.zeros(4))
+    fetched: list[int] = []
+
+    class Batches(list[tuple[torch.Tensor]]):
+        def __getitem__(self, index: Any) -> Any:
+            fetched.append(index)
+            return super().__getitem__(index)
+
+    calibration = Calibration(Batches([(torch.randn(5, 3),), (torch.randn(5, 3),)]), held_out=1)
+    first = output_error(gm, twin, calibration)
+    assert output_error(gm, twin, calibration) == first > 0
+    replace_tensor(gm, "weight", torch.zeros(4, 3))
+    anew = output_error(gm, twin, calibration)
+    with torch.no_grad():
+        gm.get_parameter("bias").add_(torch.arange(4.0))
+    moved = output_error(gm, twin, calibration)
+    assert len({first, anew, moved}) == 3
+    assert moved == output_error(clone(gm), twin, calibration)
+    assert set(fetched) == {1}

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxprune.closed_form.moments import Moments
+from fxprune.closed_form.moments import BLOCK, Moments
 
 
 def gathered(x: Tensor, y: Tensor, size: int) -> Moments:
@@ -46,3 +46,14 @@ def test_without_rows_there_is_nothing_and_no_nan() -> None:
     moments.add(torch.zeros(1, 0, 3), torch.zeros(1, 0, 2))
     assert moments.count == 0
     assert all(bool((part == 0).all()) for part in (*moments.second(), moments.mean_x, moments.mean_y))
+
+
+def test_many_inputs_are_multiplied_block_by_block() -> None:
+    x = torch.randn(2, 50, 2 * BLOCK + 5, dtype=torch.float64)
+    moments = gathered(x, x[:, :, :2], 20)
+    before = moments.second(centred=False)
+    torch.testing.assert_close(before[0], x.mT @ x / 50)
+    assert moments.second(centred=False) is before
+    moments.add(x, x[:, :, :2])
+    torch.testing.assert_close(moments.second(centred=False)[0], x.mT @ x / 50)
+    assert moments.second(centred=False) is not before
