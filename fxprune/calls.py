@@ -76,3 +76,8 @@ def concrete_shape(node: fx.Node) -> Shape:
 def dim_argument(node: fx.Node, name: str = "dim") -> int:
     """The argument that names one dimension of the first argument, counted from the front."""
     return int(argument(node, name)) % max(1, len(concrete_shape(source_of(node))))
+
+
+def state_of(tensor: Tensor) -> tuple[int, int]:
+    """What changes when a tensor is replaced or written into, as long as it is alive."""
+    return id(tensor), 0 if tensor.is_inference() else tensor._version

@@ -10,6 +10,7 @@ from typing import Any
 from torch.fx.passes.infra.pass_base import PassBase
 
 from fxprune.budget import Budget
+from fxprune.calibrate.sampling import THOROUGH, THRIFTY, Sampling
 from fxprune.checkpoint import Checkpoint
 from fxprune.errors import PlanError
 from fxprune.latency import Timing
@@ -49,7 +50,7 @@ class Settings:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     progress: Progress = field(default=silent, repr=False)
 
-    def choose(self, importance: str, allocation: str, calibration: Any) -> Choose:
+    def choose(self, importance: str, allocation: str, calibration: Any, sampling: Sampling = THOROUGH) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""
         return Choose(
             budget=self.budget,
@@ -62,6 +63,7 @@ class Settings:
             seed=self.seed,
             heads=self.heads,
             timing=self.timing,
+            sampling=sampling,
             checkpoint=self.checkpoint,
             progress=self.progress,
         )
@@ -75,10 +77,11 @@ class Settings:
         """The rewrite, and its proof."""
         return (Shrink(), Verify(self.seed)) if self.verify else (Shrink(),)
 
-    def reconstruct(self) -> Passes:
+    def reconstruct(self, rows_per_input: float = 128) -> Passes:
         """The closed form of the second phase, and where it goes."""
         heard = partial(self.progress, "reconstruct")
-        return (Reconstruct(seed=self.seed, checkpoint=self.checkpoint, progress=heard), Fuse())
+        solve = Reconstruct(rows_per_input=rows_per_input, seed=self.seed, checkpoint=self.checkpoint, progress=heard)
+        return (solve, Fuse())
 
     def refine(self, epochs: float, work: float) -> Refine:
         """The polish of the second phase."""
@@ -104,12 +107,12 @@ def passes_of(name: str, settings: Settings) -> Passes:
 
 @recipe
 def fast(use: Settings) -> Passes:
-    """Closed form only: seconds."""
+    """Closed form only, from few rows of the images: seconds."""
     return (
-        use.choose("second_order", "dynamic", use.calibration),
+        use.choose("second_order", "dynamic", use.calibration, THRIFTY),
         PinSizes(use.heads),
         *use.shrink(),
-        *use.reconstruct(),
+        *use.reconstruct(rows_per_input=40),
         Recalibrate(),
         Compare(),
         Tidy(),

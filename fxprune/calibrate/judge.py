@@ -16,7 +16,7 @@ from fxprune.calibrate.contraction import contractions
 from fxprune.calibrate.evaluate import Evaluator, Values, centred, is_floating, judged_of, to_device
 from fxprune.calibrate.homes import batch_norm_after
 from fxprune.calibrate.images import Calibration
-from fxprune.calls import concrete_shape
+from fxprune.calls import concrete_shape, state_of
 from fxprune.coupling.kept import Kept
 from fxprune.types import Coupling
 
@@ -62,7 +62,7 @@ def _wanted(
 ) -> Iterator[tuple[tuple[Tensor, ...], Values]]:
     """The batches to judge by with the values of a dense network; small ones are remembered for as long as it lives."""
     tensors = (*dense.parameters(), *dense.buffers())
-    key = (tuple(names), *((id(tensor), tensor._version) for tensor in tensors))
+    key = (tuple(names), *map(state_of, tensors))
     found = _KNOWN.get(dense)
     known = found.values if found is not None and found.calibration is calibration and found.key == key else []
     evaluator = Evaluator(dense)

@@ -16,12 +16,12 @@ from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import spread, squared
 from fxprune.calibrate.observe import Observed, column_units
 from fxprune.calibrate.room import images_at_once
+from fxprune.calibrate.sampling import THOROUGH, Sampling
 from fxprune.closed_form.removal import Removal
 from fxprune.closed_form.ridge import compensated
 from fxprune.types import ChannelGroup, Coupling
 
 RHO = 1e-2
-FEWEST = 16  # images of a trial
 
 
 def measured(
@@ -31,8 +31,7 @@ def measured(
     observed: Mapping[str, Observed],
     calibration: Calibration,
     *,
-    images: int = 128,
-    work: float = 0.75,
+    sampling: Sampling = THOROUGH,
     shares: Sequence[float] = (0.25, 0.5, 0.75),
     memory: int = 1 << 30,
     progress: Callable[[int, int], None] | None = None,
@@ -41,11 +40,8 @@ def measured(
 
     The second-order model takes the errors of different positions for independent and the network behind for linear.
     So each group is cut by each of `shares`, its readers make up for it (what is no contraction, such as an LSTM, reads
-    zeros, and what only products read, such as queries, is zero), and the rest of the network is run on `images`
-    images. Between the cuts the ratio of measured to foretold error is interpolated.
-
-    work: how many runs of the network over all calibration images the trials may take together; where it is spent on
-        fewer than `images` images, at least on FEWEST.
+    zeros, and what only products read, such as queries, is zero), and the rest of the network is run on as many images
+    as `sampling` says. Between the cuts the ratio of measured to foretold error is interpolated.
 
     progress: called with (images done, images).
     """
@@ -54,8 +50,7 @@ def measured(
         for group in coupling.groups
         for trial in _trials(gm, coupling, group, removals[group.name], observed, shares)
     ]
-    affordable = int(work * calibration.count / max(1e-9, _runs(gm, trials)))
-    images = min(images, max(FEWEST, affordable), calibration.count)
+    images = sampling.images_of_trials(_runs(gm, trials), calibration.count)
     evaluator = Evaluator(gm)
     errors = torch.zeros(len(trials), dtype=torch.float64)
     variance = 0.0
@@ -137,9 +132,10 @@ def _zeroed(gm: fx.GraphModule, group: ChannelGroup, gone: Tensor, corrected: se
 def _compensated(gm: fx.GraphModule, item: Contraction, seen: Observed, lost: Tensor) -> tuple[Tensor, Tensor]:
     """The weight of a reader without its inputs `lost`, and the constant that makes up for their mean."""
     lost, like = lost.to(seen.covariance.device), attribute(gm, item.weight)
+    single = torch.promote_types(like.dtype, torch.float32)  # enough for a trial
     parts = [
         compensated(covariance, weights, ~gone, RHO) if bool(gone.any()) else weights
-        for covariance, weights, gone in zip(seen.covariance.to(like), seen.weights.to(like), lost, strict=True)
+        for covariance, weights, gone in zip(seen.covariance.to(single), seen.weights.to(single), lost, strict=True)
     ]
     matrix = torch.stack(parts).double()
     offset = (seen.mean.unsqueeze(-2) @ (seen.weights - matrix)).squeeze(-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +15,12 @@ from fxprune.calibrate.evaluate import Evaluator, attribute, centred, judged_of,
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.room import images_at_once
+from fxprune.calibrate.sampling import THOROUGH, Sampling, enough_rows, sample
 from fxprune.closed_form.moments import Moments
 from fxprune.closed_form.removal import System
 from fxprune.types import ChannelGroup, Coupling
 
 Progress = Callable[[int, int], None]
-FEWEST_ROWS = 4  # of an image
 
 
 @dataclass(frozen=True)
@@ -44,35 +45,33 @@ def observe(
     coupling: Coupling,
     calibration: Calibration,
     *,
-    rows_per_image: int = 32,
-    rows_per_input: int = 8,
-    images: int = 256,
-    gradient_images: int = 128,
+    sampling: Sampling = THOROUGH,
     seed: int = 0,
     memory: int = 1 << 30,
     progress: Progress | None = None,
 ) -> dict[str, Observed]:
     """Second moments and sensitivities of every contraction that reads a group, by the name of its weight.
 
-    rows_per_image, rows_per_input: at most so many output positions of an image serve as rows, drawn with `seed`, and
-        fewer where there are `rows_per_input` rows for each input of the contraction.
-    images, gradient_images: how many images are looked at, and how many of them serve for the sensitivities, which
-        cost a backward pass.
+    sampling: how many images are looked at, how many of them serve for the sensitivities, which cost a backward pass,
+        and how many output positions of an image serve as rows, drawn with `seed`.
     memory: bytes that the activations of one pass may take; batches are cut to fit.
     progress: called with (images done, images).
     """
     readers = [item for item in contractions(gm).values() if _reads_a_group(coupling, item.weight)]
     tallies = {item.name: _Tally(gm, item) for item in readers}
-    images = min(images, calibration.count)
+    images = int(min(sampling.images, calibration.count))
     inputs = {item.name: item.matrix(attribute(gm, item.weight)).shape[1] for item in readers}
-    rows = {name: enough_rows(count, images, rows_per_image, rows_per_input) for name, count in inputs.items()}
+    each, least = sampling.rows_per_image, sampling.rows_per_input
+    rows = {name: enough_rows(count, images, each, least) for name, count in inputs.items()}
     generator = torch.Generator().manual_seed(seed)
     evaluator = Evaluator(gm)
     chunk = images_at_once(gm, memory)
     seen = 0
     for batch in calibration.batches:
         for part in calibration.cut(batch, chunk):
-            values, gradients = _values(evaluator, readers, to_device(gm, part), seen < gradient_images, generator)
+            values, gradients = _values(
+                evaluator, readers, to_device(gm, part), seen < sampling.gradient_images, generator
+            )
             seen += len(part[0])
             for item in readers:
                 y = values[item.name]
@@ -82,7 +81,7 @@ def observe(
             progress(min(seen, images), images)
         if seen >= images:
             break
-    return {item.weight: tallies[item.name].observed() for item in readers}
+    return {item.weight: tallies.pop(item.name).observed() for item in readers}  # one at a time: they are large
 
 
 def systems_of(
@@ -169,24 +168,6 @@ def _projection(output: Any, generator: torch.Generator) -> Tensor:
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
     scale = centred(output.detach()).square().sum(1).mean().sqrt().clamp_min(1e-12)
     return (signs * output)[output.isfinite()].sum() / scale
-
-
-def sample(total: int, rows: int, generator: torch.Generator) -> Tensor:
-    """At most `rows` of `total` positions, each at most once, in order; where they are few of many, next to `rows`."""
-    if rows >= total:
-        return torch.arange(total)
-    if 8 * rows < total:
-        drawn: Tensor = torch.randint(total, (rows,), generator=generator).unique()
-        return drawn
-    return torch.randperm(total, generator=generator)[:rows].sort().values
-
-
-def enough_rows(inputs: int, images: int, per_image: int, per_input: int) -> float:
-    """How many positions of an image give `per_input` rows for each input over all images; at most `per_image`.
-
-    At least FEWEST_ROWS: there are many images then, and more of one image say little that is new.
-    """
-    return min(per_image, max(FEWEST_ROWS, per_input * inputs / images))
 
 
 def _reads_a_group(coupling: Coupling, weight: str) -> bool:

@@ -14,7 +14,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fxprune.calls import attribute
+from fxprune.calls import attribute, state_of
 from fxprune.capture import META
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.coupling import analyze
@@ -39,8 +39,7 @@ def analysed(gm: fx.GraphModule, heads: bool) -> Coupling:
     """As `analyze`; the coupling that an earlier pass has found where the graph and its tensors are still the same."""
     values = [node.meta.get("val") for node in gm.graph.nodes]
     tensors = [attribute(gm, str(node.target)) for node in gm.graph.nodes if node.op == "get_attr"]
-    versions = [(id(tensor), getattr(tensor, "_version", 0)) for tensor in tensors]
-    key = (heads, str(gm.graph), [*map(id, values)], versions)
+    key = (heads, str(gm.graph), [*map(id, values)], [*map(state_of, tensors)])
     known: _Analysed | None = state(gm).get(ANALYSED)
     if known is None or known.key != key:
         known = _Analysed(key, analyze(gm, heads), (values, tensors))

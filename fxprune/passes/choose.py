@@ -16,6 +16,7 @@ from fxprune.budget import Budget
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
 from fxprune.calibrate.observe import observe, systems_of
+from fxprune.calibrate.sampling import THOROUGH, Sampling
 from fxprune.capture import capture_info
 from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.removal import Removal
@@ -52,6 +53,7 @@ class Choose(PassBase):
     multiple_of, freeze, max_ratio: as in `allocate`.
     heads: whether attention loses whole heads, as in `analyze`.
     timing: how latencies are measured where the budget limits them.
+    sampling: how much of the images is looked at.
     Postcondition: the plan is possible, and the network that it leaves fits the budget.
     """
 
@@ -65,6 +67,7 @@ class Choose(PassBase):
     seed: int = 0
     heads: bool = False
     timing: Timing = field(default_factory=Timing)
+    sampling: Sampling = THOROUGH
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 
@@ -180,12 +183,12 @@ class Choose(PassBase):
             return {group.name: score(group, tensors, ()) for group in coupling.groups}
 
         observing, measuring = (partial(self.progress, stage) for stage in ("observe", "measure"))
-        observed = observe(gm, coupling, calibration, seed=self.seed, progress=observing)
+        observed = observe(gm, coupling, calibration, sampling=self.sampling, seed=self.seed, progress=observing)
         removals = {}
         for done, group in enumerate(coupling.groups):
             removals[group.name] = score(group, tensors, systems_of(group, coupling, observed, gm))
             self.progress("score", done + 1, len(coupling.groups))
-        return measured(gm, coupling, removals, observed, calibration, progress=measuring)
+        return measured(gm, coupling, removals, observed, calibration, sampling=self.sampling, progress=measuring)
 
 
 def check_fits(gm: fx.GraphModule, budget: Budget) -> None:

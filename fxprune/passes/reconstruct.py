@@ -18,7 +18,7 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import comparable, output_error
-from fxprune.calibrate.observe import enough_rows, sample
+from fxprune.calibrate.sampling import enough_rows, sample
 from fxprune.calibrate.target import Target, target_of
 from fxprune.calibrate.walk import Walk
 from fxprune.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ class Reconstruct(PassBase):
 
     rho: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
     rows_per_image: int = 32
-    rows_per_input: int = 40
+    rows_per_input: float = 128
     seed: int = 0
     memory: int = 2 << 30
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)

@@ -60,7 +60,7 @@ def test_queries_and_keys_and_inputs_of_an_lstm_are_measured_as_zeros(model: Att
     tensors = tensors_of(gm)
     removals = {group.name: magnitude(group, tensors, ()) for group in coupling.groups}
     calibration = calibration_for(gm, x, held_out=0)
-    found = measured(gm, coupling, removals, {}, calibration, shares=(0.5,), work=100)  # all images
+    found = measured(gm, coupling, removals, {}, calibration, shares=(0.5,))
     assert set(by_name) >= {"q.weight", "v.weight"}
     queries = torch.tensor(removals["q.weight"].order[:4])
     rows = dict.fromkeys(("q.weight", "q.bias", "k.weight", "k.bias"), (0, queries))

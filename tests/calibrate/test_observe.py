@@ -10,8 +10,9 @@ from torch.nn import functional as F
 from fxprune.calibrate.contraction import contractions
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.images import Calibration, calibration_for
-from fxprune.calibrate.measure import FEWEST, measured
-from fxprune.calibrate.observe import FEWEST_ROWS, column_units, enough_rows, observe, sample, systems_of
+from fxprune.calibrate.measure import measured
+from fxprune.calibrate.observe import column_units, observe, systems_of
+from fxprune.calibrate.sampling import FEWEST_IMAGES, Sampling
 from fxprune.capture import capture
 from fxprune.coupling import analyze
 from fxprune.importance import IMPORTANCES
@@ -87,7 +88,7 @@ def test_measured_errors_are_numbers_that_never_fall_and_repeat(name: str) -> No
             group.name: IMPORTANCES["second_order"](group, tensors, systems_of(group, coupling, seen, gm))
             for group in coupling.groups
         }
-        found = measured(gm, coupling, removals, seen, calibration, images=16)
+        found = measured(gm, coupling, removals, seen, calibration, sampling=Sampling(trial_images=16))
         assert all(found[key].order == removal.order for key, removal in removals.items())
         return {key: removal.errors for key, removal in found.items()}
 
@@ -136,25 +137,13 @@ def test_whole_numbers_hide_no_sensitivity() -> None:
     assert all(bool(seen.sensitivity.any()) for seen in found.values())
 
 
-def test_rows_are_fewer_where_they_abound() -> None:
-    assert enough_rows(inputs=576, images=64, per_image=32, per_input=8) == 32
-    assert enough_rows(inputs=576, images=256, per_image=32, per_input=8) == 18
-    assert enough_rows(inputs=27, images=1024, per_image=32, per_input=8) == FEWEST_ROWS
-    assert enough_rows(inputs=27, images=1024, per_image=1, per_input=8) == 1
-
-
-@pytest.mark.parametrize(("total", "rows"), [(10, 20), (100, 90), (100, 30), (100_000, 1000)])
-def test_a_sample_has_each_position_at_most_once_in_order(total: int, rows: int) -> None:
-    drawn = sample(total, rows, torch.Generator().manual_seed(0))
-    assert torch.equal(drawn, drawn.unique()) and bool(((drawn >= 0) & (drawn < total)).all())
-    assert 0.97 * min(total, rows) <= len(drawn) <= rows
-
-
 def test_only_so_many_images_are_looked_at() -> None:
     gm = capture(build("Plain"), (images(),))
     coupling, told = analyze(gm), list[tuple[int, int]]()
     batches = [(images(8, seed=seed),) for seed in range(4)]
-    some = observe(gm, coupling, Calibration(batches), images=16, progress=lambda *done: told.append(done))
+    some = observe(
+        gm, coupling, Calibration(batches), sampling=Sampling(images=16), progress=lambda *done: told.append(done)
+    )
     assert told == [(8, 16), (16, 16)]
     same = observe(gm, coupling, Calibration(batches[:2]))
     assert all(torch.equal(seen.covariance, same[name].covariance) for name, seen in some.items())
@@ -168,7 +157,8 @@ def test_trials_cost_no_more_than_the_work_that_they_may() -> None:
     score = IMPORTANCES["second_order"]
     removals = {group.name: score(group, tensors, systems_of(group, coupling, seen, gm)) for group in coupling.groups}
     told: list[tuple[int, int]] = []
-    for work in (0.0, 0.5, 1e9):
-        measured(gm, coupling, removals, seen, calibration, work=work, progress=lambda *done: told.append(done))
+    for runs in (0.0, 0.5, 1e9):
+        limited = Sampling(trial_runs=runs)
+        measured(gm, coupling, removals, seen, calibration, sampling=limited, progress=lambda *done: told.append(done))
     run = sorted({total for _, total in told})
-    assert len(run) == 3 and run[0] == FEWEST and run[-1] == 128
+    assert len(run) == 3 and run[0] == FEWEST_IMAGES and run[-1] == 128
