@@ -17,7 +17,7 @@ CORRECTIONS = ("Squeeze", "Refine", "Recalibrate")  # what "least squares alone"
 
 
 def recipe(name: str) -> Callable[[Task], Made]:
-    """The row that runs a recipe as users do. Notes the error of the outputs on the images that calibration holds out."""
+    """The row that runs a recipe as users do; it notes the error of the outputs on the held-out images."""
 
     def make(task: Task) -> Made:
         images: Tensor | None = task.images
