@@ -48,7 +48,9 @@ def test_a_pipeline_is_a_visible_tuple(recipe: str, passes: str) -> None:
     assert " ".join(type(step).__name__ for step in bare) == passes.replace(" Verify", "")
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name == "best" else name for name in RECIPES]
+)
 def test_every_recipe_meets_the_budget_and_is_proven(recipe: str) -> None:
     needs_none = recipe in ("datafree", "magnitude")
     result = pruned(recipe=recipe, calibration=None if needs_none else DATA)
