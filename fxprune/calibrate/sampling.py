@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -29,6 +29,12 @@ class Sampling:
     rows_per_input: float = math.inf
     trial_images: int = 128
     trial_runs: float = math.inf
+
+    def __repr__(self) -> str:
+        """What is not as by default, as it would be written."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        told = (f"{field.name}={given[field.name]!r}" for field in fields(self) if given[field.name] != field.default)
+        return f"Sampling({', '.join(told)})"
 
     def images_of_trials(self, runs: float, images: int) -> int:
         """How many of the images a trial is run on, where all trials together are `runs` runs of the network."""

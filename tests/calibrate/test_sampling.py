@@ -22,6 +22,11 @@ def test_a_sample_has_each_position_at_most_once_in_order(total: int, rows: int)
     assert 0.97 * min(total, rows) <= len(drawn) <= rows
 
 
+def test_a_sampling_prints_what_is_not_as_by_default() -> None:
+    assert repr(Sampling()) == "Sampling()" and repr(Sampling(images=8)) == "Sampling(images=8)"
+    assert eval(repr(THRIFTY)) == THRIFTY
+
+
 def test_trials_get_the_images_that_their_runs_afford() -> None:
     assert Sampling().images_of_trials(runs=50, images=1024) == 128
     assert THRIFTY.images_of_trials(runs=0, images=1024) == 128

@@ -81,7 +81,7 @@ def pipeline_with(kind: type[PassBase]) -> list[PassBase]:
         return [*passes_of(Configure(HALF), reinitialise=True)]
     if kind is Synthesise:
         return [Synthesise(images=32)]
-    short: dict[type[PassBase], PassBase] = {Squeeze: Squeeze(epochs=8), Refine: Refine(epochs=16)}
+    short: dict[type[PassBase], PassBase] = {Squeeze: Squeeze(epochs=16), Refine: Refine(epochs=16)}
     steps = [short.get(type(step), step) for step in fp.pipeline("psp", budget=HALF, calibration=DATA)]
     # least squares leaves nothing to gain from new statistics
     return [step for step in steps if kind is not Recalibrate or type(step) not in (Squeeze, Reconstruct)]
