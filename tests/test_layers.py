@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("latency",),
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
-    ("calls", "progress", "types", "budget", "rectangles", "errors", "checkpoint", "files"),
+    ("calls", "progress", "types", "budget", "rectangles", "errors", "checkpoint", "files", "written"),
 )
 RANK = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -64,11 +64,12 @@ def _wanted(
     tensors = (*dense.parameters(), *dense.buffers())
     key = (tuple(names), *map(state_of, tensors))
     found = _KNOWN.get(dense)
-    known = found.values if found is not None and found.calibration is calibration and found.key == key else []
-    evaluator = Evaluator(dense)
-    values, room = [], MEMORY
-    for number, batch in enumerate(judging(calibration)):
-        wanted = known[number] if known else evaluator(names, to_device(dense, batch))
+    if found is not None and found.calibration is calibration and found.key == key:
+        yield from zip(judging(calibration), found.values, strict=True)
+        return
+    evaluator, values, room = Evaluator(dense), list[Values](), MEMORY
+    for batch in judging(calibration):
+        wanted = evaluator(names, to_device(dense, batch))
         yield batch, wanted
         room -= sum(value.numel() * value.element_size() for value in wanted.values())
         values += [wanted] if room > 0 else []

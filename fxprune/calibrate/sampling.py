@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fxprune.written import written
 
 FEWEST_ROWS = 4  # of an image
 FEWEST_IMAGES = 16  # of a trial
@@ -30,11 +32,7 @@ class Sampling:
     trial_images: int = 128
     trial_runs: float = math.inf
 
-    def __repr__(self) -> str:
-        """What is not as by default, as it would be written."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        told = (f"{field.name}={given[field.name]!r}" for field in fields(self) if given[field.name] != field.default)
-        return f"Sampling({', '.join(told)})"
+    __repr__ = written
 
     def images_of_trials(self, runs: float, images: int) -> int:
         """How many of the images a trial is run on, where all trials together are `runs` runs of the network."""

@@ -40,6 +40,7 @@ from fxprune.passes.timed import restore, timed_plan
 from fxprune.progress import Progress, silent
 from fxprune.select import select
 from fxprune.types import Coupling, Plan
+from fxprune.written import written
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +71,8 @@ class Choose(PassBase):
     sampling: Sampling = THOROUGH
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
+
+    __repr__ = written
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "freeze", patterns_of(self.freeze))  # read several times

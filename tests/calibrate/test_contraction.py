@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from fxprune.calibrate.contraction import contractions
+from fxprune.calibrate.contraction import Contraction, contractions
 from fxprune.calibrate.evaluate import Evaluator, attribute
 from fxprune.capture import capture
 from tests.networks import build, images
@@ -26,12 +26,18 @@ CASES: dict[str, tuple[nn.Module, Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_rows_times_matrix_is_the_output(case: str) -> None:
+def alone(case: str) -> tuple[fx.GraphModule, Contraction, Tensor, Tensor]:
+    """A network of one contraction, that contraction, its input and its output."""
     model, x = CASES[case]
     gm = capture(nn.Sequential(model), (x,))
     (item,) = contractions(gm).values()
     y = Evaluator(gm)([item.name], {item.source: x})[item.name]
+    return gm, item, x, y
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_rows_times_matrix_is_the_output(case: str) -> None:
+    gm, item, x, y = alone(case)
     index = torch.randperm(item.positions(y))[:20]
     weight = attribute(gm, item.weight)
     bias = 0 if item.bias is None else attribute(gm, item.bias).view(item.systems, 1, -1)
@@ -64,8 +70,5 @@ def test_a_weight_that_is_used_twice_or_computed_is_left_alone() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_without_an_index_all_rows_are_given(case: str) -> None:
-    model, x = CASES[case]
-    gm = capture(nn.Sequential(model), (x,))
-    (item,) = contractions(gm).values()
-    y = Evaluator(gm)([item.name], {item.source: x})[item.name]
+    _, item, _, y = alone(case)
     assert torch.equal(item.targets(y), item.targets(y, torch.arange(item.positions(y))))

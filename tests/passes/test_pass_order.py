@@ -123,6 +123,6 @@ def test_a_pipeline_prints_as_it_would_be_written(recipe: str) -> None:
     steps = fp.pipeline(recipe, budget=HALF, calibration=DATA)
     for step in steps:
         text = repr(step)
-        assert text.startswith(f"{type(step).__name__}(") and len(text) < 300
+        assert text.startswith(f"{type(step).__name__}(") and len(text) < 250
         assert not any(noise in text for noise in ("0x", "tensor", "Checkpoint", "function"))
     assert repr(steps[-2:]) == "(Tidy(), Lift())"
