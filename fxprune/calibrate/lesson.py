@@ -28,7 +28,7 @@ class Lesson:
 
     student: the graph whose weights are to be found. teacher: the dense graph, with the same node names.
     kept: what stays; a student that has not been shrunk yet is judged at those channels alone.
-    augment: mirror and shift the training images; then the teacher looks at each image anew.
+    augment: mirror, shift and mix the training images; then the teacher looks at each image anew.
     memory: bytes of the teacher's values to keep where it need not.
     """
 

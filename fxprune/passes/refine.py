@@ -28,7 +28,7 @@ class Refine(Learning):
     work: floating-point operations after which it stops, so that a large network on large images does not take hours.
     rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
     batch_size: images a step, in as many passes as the memory asks for.
-    augment: mirror and shift the images; the dense network looks at each one anew.
+    augment: mirror, shift and mix the images; the dense network looks at each one anew.
     memory: bytes of dense values to keep between epochs; beyond, they are computed again.
 
     Reads dense (or teacher), coupling, plan, calibration and cost from gm.meta["fxprune"].

@@ -45,7 +45,7 @@ class Squeeze(Learning):
     epochs: most passes over the images. work: floating-point operations after which it stops.
     rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
     inside: weight of the values between blocks. batch_size: images a step, in as many passes as the memory asks for.
-    augment: mirror and shift the images.
+    augment: mirror, shift and mix the images.
 
     Reads coupling, plan, calibration and cost from gm.meta["fxprune"]; hands on the graph as it was as "teacher".
     """
