@@ -81,7 +81,8 @@ def pipeline_with(kind: type[PassBase]) -> list[PassBase]:
         return [*passes_of(Configure(HALF), reinitialise=True)]
     if kind is Synthesise:
         return [Synthesise(images=32)]
-    short: dict[type[PassBase], PassBase] = {Squeeze: Squeeze(epochs=16), Refine: Refine(epochs=16)}
+    # mixtures of images of noise are unlike those it is judged by
+    short: dict[type[PassBase], PassBase] = {Squeeze: Squeeze(epochs=16, augment=False), Refine: Refine(epochs=16)}
     steps = [short.get(type(step), step) for step in fp.pipeline("psp", budget=HALF, calibration=DATA)]
     # least squares leaves nothing to gain from new statistics
     return [step for step in steps if kind is not Recalibrate or type(step) not in (Squeeze, Reconstruct)]
