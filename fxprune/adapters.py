@@ -14,7 +14,7 @@ from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calls import concrete_shape, source_of
-from fxprune.capture import META, Capture
+from fxprune.capture import META, Capture, HandedOn
 from fxprune.codegen.tree import named_tensors
 from fxprune.errors import CaptureError, RewriteError, describe
 
@@ -81,7 +81,7 @@ def _adopt(gm: fx.GraphModule, pass_: PassBase) -> None:
     batch = [value.shape[0] for value in values if isinstance(value, Tensor) and value.ndim]
     dynamic = any(isinstance(size, torch.SymInt) for size in batch)
     args = tuple(_example(node) for node in gm.graph.nodes if node.op == "placeholder")
-    gm.meta[META] = {"capture": Capture(args, {}, dynamic, tuple(gm.state_dict()))}
+    gm.meta[META] = HandedOn(capture=Capture(args, {}, dynamic, tuple(gm.state_dict())))
 
 
 def _writes(node: fx.Node) -> bool:

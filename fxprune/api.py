@@ -190,8 +190,6 @@ def prune(
 
     Raises an FxpruneError that says what to do; see fxprune.errors.
     """
-    if not isinstance(budget, Budget):
-        raise FxpruneError(f"budget must be a Budget, e.g. fxprune.Budget(flops=0.58), not {type(budget).__name__}")
     settings = Settings(
         budget=budget,
         calibration=calibration,

@@ -24,6 +24,7 @@ from fxprune.api import pipeline
 from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.codegen.tree import named_tensors
+from fxprune.errors import CaptureError, PlanError
 from fxprune.passes import shrink as graphs
 from fxprune.passes.base import own_copy
 from fxprune.passes.lift import Lift
@@ -44,10 +45,17 @@ def shrink(network: ExportedProgram, plan: Plan) -> ExportedProgram: ...
 def shrink(network: fx.GraphModule | ExportedProgram, plan: Plan) -> fx.GraphModule | ExportedProgram:
     """A copy of a captured graph, or of an exported program, without what `plan` removes.
 
-    Raises PlanError on a plan that does not fit the network.
+    Raises PlanError on a plan that does not fit the network, or is none.
     """
+    if not isinstance(plan, Plan):
+        raise PlanError(f"plan must be a Plan, not {type(plan).__name__}: Plan(kept), or Plan.from_json(text)")
     if isinstance(network, ExportedProgram):
         return rebuilt(network, graphs.shrink(capture(network), plan))
+    if not isinstance(network, fx.GraphModule):
+        raise CaptureError(
+            f"{type(network).__name__} is no graph: fxprune.shrink(fxprune.capture(model, example_inputs), plan), or "
+            "plan.apply(model) for a copy of the module itself"
+        )
     return graphs.shrink(network, plan)
 
 
@@ -60,6 +68,8 @@ def prune_exported(
 
     Raises what `prune` raises.
     """
+    if not isinstance(program, ExportedProgram):
+        raise CaptureError(f"{type(program).__name__} is no ExportedProgram: fxprune.prune takes modules and graphs")
     gm = own_copy(capture(program))
     for step in pipeline(recipe, budget=budget, calibration=calibration, **options):
         if not isinstance(step, (Tidy, Lift)):

@@ -12,7 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from fxprune.budget import Budget
 from fxprune.calibrate.sampling import THOROUGH, THRIFTY, Sampling
 from fxprune.checkpoint import Checkpoint
-from fxprune.errors import PlanError
+from fxprune.errors import BudgetError, PlanError
 from fxprune.latency import Timing
 from fxprune.passes.choose import Choose
 from fxprune.passes.compare import Compare
@@ -49,6 +49,11 @@ class Settings:
     timing: Timing = field(default_factory=Timing)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     progress: Progress = field(default=silent, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.budget, Budget):
+            given = type(self.budget).__name__
+            raise BudgetError(f"budget must be a Budget, e.g. fxprune.Budget(flops=0.58), not {given}")
 
     def choose(self, importance: str, allocation: str, calibration: Any, sampling: Sampling = THOROUGH) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""

@@ -31,4 +31,4 @@ def select(
         if width < group.width:
             gone = set(removals[name].order[: group.width - width])
             kept[name] = tuple(unit for unit in range(group.width) if unit not in gone)
-    return Plan(kept, inputs)
+    return Plan(kept, inputs, widths={name: coupling.by_name[name].width for name in kept})

@@ -163,12 +163,15 @@ class Plan:
     inputs: shapes and dtypes of the example inputs that the coupling was found with: `apply` traces a module with them.
     heads: whether the units of attention are whole heads, as in `analyze`.
     widens: whether units may be named several times, so that groups grow.
+    widths: how many units groups had where the plan was made, by name: a network in which they have more or fewer is
+        refused. A plan written by hand need not say.
     """
 
     kept: Mapping[str, tuple[int, ...]]
     inputs: tuple[tuple[tuple[int, ...], str], ...] = field(default=(), compare=False)
     heads: bool = False
     widens: bool = False
+    widths: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
 
     def __init__(
         self,
@@ -176,6 +179,7 @@ class Plan:
         inputs: Iterable[tuple[Sequence[int], str]] = (),
         heads: bool = False,
         widens: bool = False,
+        widths: Mapping[str, int] | None = None,
     ) -> None:
         if not isinstance(kept, Mapping):
             raise PlanError(f"a plan maps group names to the units that stay; {type(kept).__name__} is no mapping")
@@ -183,6 +187,7 @@ class Plan:
         object.__setattr__(self, "inputs", tuple((tuple(shape), dtype) for shape, dtype in inputs))
         object.__setattr__(self, "heads", bool(heads))
         object.__setattr__(self, "widens", bool(widens))
+        object.__setattr__(self, "widths", {str(name): operator.index(width) for name, width in (widths or {}).items()})
 
     @property
     def repeats(self) -> bool:
@@ -196,6 +201,7 @@ class Plan:
             "heads": self.heads,
             "widens": self.widens,
             "inputs": [{"shape": list(shape), "dtype": dtype} for shape, dtype in self.inputs],
+            **({"widths": dict(self.widths)} if self.widths else {}),
         }
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in data.items()]
         groups = ",\n  ".join(f"{json.dumps(name)}: {json.dumps(units)}" for name, units in self.kept.items())
@@ -209,7 +215,9 @@ class Plan:
             if data["version"] != 1:
                 raise PlanError(f"plan version {data['version']!r} is not known; this fxprune reads version 1")
             inputs = [(item["shape"], item["dtype"]) for item in data["inputs"]]
-            return Plan(data["kept"], inputs, data.get("heads", False), data.get("widens", False))
+            return Plan(
+                data["kept"], inputs, data.get("heads", False), data.get("widens", False), data.get("widths", {})
+            )
         except PlanError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:

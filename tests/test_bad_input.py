@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import pytest
 import torch
@@ -183,3 +184,37 @@ def test_inference_mode_is_refused_with_a_reason() -> None:
         fp.capture(build("Plain"), made)
     with torch.no_grad():
         fp.capture(build("Plain"), images())
+
+
+class Wider(Base):
+    """The same names, more channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 9, 3, padding=1), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.conv(x))
+
+
+class Narrower(Base):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.conv(x))
+
+
+def test_a_plan_of_a_network_of_other_widths_is_refused() -> None:
+    plan = fp.prune(Narrower(), images(), budget=fp.Budget(params=0.6), recipe="magnitude").plan
+    assert plan.widths == {"conv.weight": 6}
+    again = fp.Plan.from_json(plan.to_json())
+    assert again.widths == plan.widths
+    for refused in (plan, again):
+        with pytest.raises(fp.PlanError, match=r"another model's: group 'conv.weight' had 6 units .*, and has 9 here"):
+            fp.shrink(fp.capture(Wider(), images()), refused)
+
+
+def test_torchscript_is_refused() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        traced = torch.jit.trace(build("Plain").eval(), images())
+    with pytest.raises(CaptureError, match="TorchScript is not captured: give the nn.Module that it was made from"):
+        fp.capture(traced, images())

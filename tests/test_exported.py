@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
 
 import fxprune as fp
+from fxprune.errors import BudgetError, CaptureError
 from tests.networks import build, images, random_plan
 
 
@@ -187,3 +188,33 @@ def test_statistics_of_a_program_in_training_are_written_where_they_were() -> No
 def test_an_impossible_plan_is_refused() -> None:
     with pytest.raises(fp.PlanError, match="the plan names group 'nobody'"):
         fp.shrink(exported(build("Plain"), images()), fp.Plan({"nobody": [0]}))
+
+
+def test_what_is_no_program_graph_or_plan_is_refused() -> None:
+    model, half = build("Plain"), fp.Budget(params=0.6)
+    with pytest.raises(CaptureError, match="Plain is no ExportedProgram: fxprune.prune takes modules"):
+        fp.prune_exported(model, budget=half, recipe="magnitude")  # type: ignore[arg-type]
+    with pytest.raises(CaptureError, match=r"Plain is no graph: fxprune.shrink\(fxprune.capture\(model"):
+        fp.shrink(model, fp.Plan({}))  # type: ignore[call-overload]
+    with pytest.raises(fp.PlanError, match=r"plan must be a Plan, not dict: Plan\(kept\)"):
+        fp.shrink(fp.capture(model, images()), {"fc1.weight": [0]})  # type: ignore[call-overload]
+    with pytest.raises(BudgetError, match="budget must be a Budget, e.g. .*, not float"):
+        fp.prune_exported(exported(model, images()), budget=0.5, recipe="magnitude")  # type: ignore[arg-type]
+
+
+def test_a_program_in_core_aten_says_what_to_give_instead() -> None:
+    program = exported(build("Residual"), images()).run_decompositions()
+    with pytest.raises(fp.PlanError, match=r"more reasons.*give the program before run_decompositions\(\)") as refused:
+        fp.prune_exported(program, budget=fp.Budget(params=0.6), recipe="magnitude")
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non-strict", "strict"])
+def test_a_program_is_pruned_to_modules_with_the_names_of_the_original(strict: bool) -> None:
+    model = build("Residual").eval()
+    program = export(model, (images(),), dynamic_shapes=({0: Dim.AUTO},), strict=strict)
+    result = fp.prune(program, budget=fp.Budget(params=0.6), recipe="magnitude")
+    assert set(result.model.state_dict()) == set(program.state_dict)
+    assert "F.batch_norm" not in result.model.code
+    again = fp.prune(result.program(), budget=fp.Budget(params=0.9), recipe="magnitude")
+    assert set(again.model.state_dict()) == set(program.state_dict)

@@ -159,6 +159,18 @@ def test_a_module_with_quantized_weights_is_refused() -> None:
         fp.prune(model, digits()[0][:2], budget=HALF, recipe="magnitude")
 
 
+class LinearWithPackedWeights(nn.Linear):
+    """Stands for the quantized modules of torch.ao, which are deprecated."""
+
+    __module__ = "torch.ao.nn.quantized.dynamic.modules.linear"
+
+
+def test_a_module_with_packed_weights_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), LinearWithPackedWeights(4, 4))
+    with pytest.raises(CaptureError, match=f"`1` is quantized already .LinearWithPackedWeights.: {PRUNE_FIRST}"):
+        fp.capture(model, torch.randn(2, 4))
+
+
 class Listed(nn.Module):
     """Returns a tuple, as aot_export_module wants it."""
 

@@ -2,6 +2,7 @@
 
 import torch
 import torchvision
+from torch.export import Dim
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
@@ -15,7 +16,7 @@ quantizer = x86.X86InductorQuantizer().set_global(x86.get_default_x86_inductor_q
 prepared = prepare_pt2e(result.program().module(), quantizer)
 prepared(images)
 int8 = convert_pt2e(prepared)
-torch.export.save(torch.export.export(int8, (images[:2],)), "small_int8.pt2")
+torch.export.save(torch.export.export(int8, (images[:2],), dynamic_shapes=({0: Dim.AUTO},)), "small_int8.pt2")
 
 calls = sum(str(node.target).startswith("quantized_decomposed.quantize") for node in int8.graph.nodes)
 kept = result.report.after["flops"] / result.report.before["flops"]

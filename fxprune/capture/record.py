@@ -15,6 +15,19 @@ from fxprune.errors import CaptureError
 META = "fxprune"  # the key in GraphModule.meta under which fxprune keeps what its stages hand on
 
 
+class HandedOn(dict[str, Any]):
+    """What stages hand on with a graph: the dense network, images and costs among it. It stays out of pickles."""
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return dict, ()
+
+    def __copy__(self) -> HandedOn:
+        return HandedOn(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HandedOn:
+        return HandedOn(self)
+
+
 @dataclass(frozen=True)
 class Capture:
     """What is known of a captured graph besides the graph itself.

@@ -14,6 +14,7 @@ from fxprune.calls import bound_arguments
 from fxprune.errors import CaptureError, describe
 
 _QUANTIZED = {"quantized", "quantized_decomposed", "torchao"}  # namespaces of operators
+_QUANTIZED_MODULES = ("torch.ao.nn.quantized.", "torch.ao.nn.intrinsic.quantized.")
 _OBSERVER = "activation_post_process"  # how prepare_pt2e calls the modules that it puts in
 _PRUNE_FIRST = (
     "prune the network in floating point first, and quantize what comes out: fxprune.prune(...).program(), or "
@@ -26,7 +27,11 @@ _CAPTURE_INSTEAD = (
 
 
 def refuse_quantized_weights(model: nn.Module) -> None:
-    """Raise CaptureError where a parameter or buffer is a tensor subclass around others, as `quantize_` makes them."""
+    """Raise CaptureError where a parameter or buffer is a tensor subclass around others, as `quantize_` makes them, or
+    a module one of torch.ao."""
+    for name, module in model.named_modules():
+        if type(module).__module__.startswith(_QUANTIZED_MODULES):
+            raise CaptureError(f"`{name}` is quantized already ({type(module).__name__}): {_PRUNE_FIRST}")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if is_traceable_wrapper_subclass(tensor):
             raise CaptureError(f"`{name}` is quantized already ({type(tensor).__name__}): {_PRUNE_FIRST}")

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxprune.capture.example import attributes_kept, double_batch_of_one, evaluation, run_example
 from fxprune.capture.functional import functionalize
 from fxprune.capture.inline import inline_contexts
-from fxprune.capture.record import META, Capture, is_captured, remember
+from fxprune.capture.record import META, Capture, HandedOn, is_captured, remember
 from fxprune.capture.refuse import refuse_graph, refuse_missing_parameters, refuse_quantized_weights
 from fxprune.errors import CaptureError, InputError, user_line
 
@@ -52,6 +52,8 @@ def capture(
         raise CaptureError(
             f"cannot capture a {type(model).__name__}: give an nn.Module, GraphModule or ExportedProgram"
         )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("TorchScript is not captured: give the nn.Module that it was made from")
     if example_inputs is None:
         raise InputError("example_inputs is needed to trace a module: give a tuple of tensors")
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
@@ -157,6 +159,7 @@ def _unlifted(
             f"a submodule or parameter has a name that cannot be written as an attribute ({error.text}): rename it"
         ) from error
     assert isinstance(gm, fx.GraphModule)
+    _restore_counters(gm, program)
     inline_contexts(gm)
     for node in list(gm.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
@@ -166,5 +169,14 @@ def _unlifted(
     gm.graph.eliminate_dead_code()
     gm.recompile()
     dynamic = _has_dynamic_batch(gm.graph)
-    gm.meta[META] = {"capture": Capture(args, dict(kwargs or {}), dynamic, names, notes)}
+    gm.meta[META] = HandedOn(capture=Capture(args, dict(kwargs or {}), dynamic, names, notes))
     return gm
+
+
+def _restore_counters(gm: fx.GraphModule, program: ExportedProgram) -> None:
+    """A strict program has the counters of BatchNorm, which its graph does not read, in its state alone."""
+    modules = dict(gm.named_modules())
+    for name, tensor in program.state_dict.items():
+        path, _, leaf = name.rpartition(".")
+        if leaf == "num_batches_tracked" and path in modules and not hasattr(modules[path], leaf):
+            modules[path].register_buffer(leaf, tensor)

@@ -21,6 +21,7 @@ from fxprune.codegen.expressions import is_name
 
 _RESERVED = {"self", "torch", "F", "operator", "math", "Tensor", "nn", *dir(builtins)}
 _SHORT = ("y", "z")
+_ROLES: dict[object, tuple[str, ...]] = {torch.nn.functional.scaled_dot_product_attention: ("query", "key", "value")}
 _Parts = dict[fx.Node, list["fx.Node | None"]]
 
 
@@ -31,6 +32,7 @@ class Chain:
     first, last: the statements between which the variable is in use.
     origin: the chain that this one was split from.
     merge: how many chains end in the statement in which this one ends.
+    role: what the function that it ends in calls it, if it calls its arguments by names of their own.
     """
 
     first: int
@@ -38,6 +40,7 @@ class Chain:
     nodes: list[fx.Node] = field(default_factory=list)
     origin: Chain | None = None
     merge: int = 1
+    role: str = ""
     name: str = ""
 
 
@@ -148,10 +151,11 @@ def _chains(
     ends: dict[int, list[Chain]] = {}
     for position, node in enumerate(statements):
         dying = [chain_of[value] for value in reads[position] if last[value] == position]
-        heir = None if node in results else _heir(node, dying, position)
+        heir = None if node in results else _heir(node, dying, position, chains)
+        roles = dict(zip(node.args, _ROLES.get(node.target, ()), strict=False))
         made = results.get(node, [node])
         for chain in dying:
-            chain.merge = len(dying)
+            chain.merge, chain.role = len(dying), roles.get(chain.nodes[-1], "")
         ends[position] = [chain for chain in dying if chain is not heir]
         for value in [] if node.op == "output" else made:
             origin = dying[0] if node in results and dying else None
@@ -165,11 +169,14 @@ def _chains(
     return chains, ends
 
 
-def _heir(node: fx.Node, dying: Sequence[Chain], position: int) -> Chain | None:
-    """The chain that goes on with the value of `node`: of those that die here, or that these were split from."""
+def _heir(node: fx.Node, dying: Sequence[Chain], position: int, chains: Sequence[Chain]) -> Chain | None:
+    """The chain that goes on with the value of `node`: of those that die here, or that these were split from, once
+    nothing else of it is in use."""
     if node.op in {"placeholder", "output"} or not isinstance(node.meta.get("val"), Tensor):
         return None
-    origins = [chain.origin for chain in dying if chain.origin is not None and chain.origin.last <= position]
+    in_use = {chain.origin for chain in chains if chain.last > position}
+    split = [chain.origin for chain in dying if chain.origin is not None and chain.origin not in in_use]
+    origins = [origin for origin in split if origin.last <= position]
     tensors = [chain for chain in dying if isinstance(chain.nodes[-1].meta.get("val"), Tensor)]
     return min([*origins, *tensors], key=lambda chain: chain.first, default=None)
 
@@ -189,7 +196,10 @@ def _candidates(chain: Chain, paths: Mapping[fx.Node, str]) -> Iterator[str]:
     """Names for a chain, best first, without end."""
     node = chain.nodes[0]
     base = "y"
-    if chain.origin is not None:
+    if chain.role:
+        base = chain.role
+        yield base
+    elif chain.origin is not None:
         base = chain.origin.name
     elif isinstance(node.meta.get("val"), (int, torch.SymInt)):
         base = "batch" if node.target == "size" and node.args[1:] == (0,) else "size"
@@ -202,7 +212,7 @@ def _candidates(chain: Chain, paths: Mapping[fx.Node, str]) -> Iterator[str]:
             base = path if chain.merge >= 3 else base
         yield from _SHORT
     separator = "_" if base[-1].isdigit() else ""
-    number = 1 if chain.origin is not None else 2
+    number = 1 if chain.origin is not None and not chain.role else 2
     while True:
         yield f"{base}{separator}{number}"
         number += 1

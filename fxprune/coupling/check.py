@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from fxprune.errors import PlanError
@@ -21,9 +22,19 @@ def check_plan(coupling: Coupling, plan: Plan) -> Plan:
             hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see Coupling.groups for the names"
             hint = hint if coupling.groups else "nothing in it can shrink, see Coupling.held for the reasons"
             raise PlanError(f"the plan names group {name!r}, which this network does not have: {hint}")
+        _check_width(coupling.by_name[name], plan.widths)
         _check_units(coupling.by_name[name], units, plan.widens)
         kept[name] = tuple(sorted(units))
-    return Plan(kept, plan.inputs, plan.heads, plan.widens)
+    return Plan(kept, plan.inputs, plan.heads, plan.widens, plan.widths)
+
+
+def _check_width(group: ChannelGroup, widths: Mapping[str, int]) -> None:
+    known = widths.get(group.name, group.width)
+    if known != group.width:
+        raise PlanError(
+            f"the plan is another model's: group {group.name!r} had {known} units where it was made, and has "
+            f"{group.width} here"
+        )
 
 
 def _check_units(group: ChannelGroup, units: tuple[int, ...], widens: bool) -> None:

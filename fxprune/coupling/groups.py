@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from fxprune.capture import capture_info
 from fxprune.coupling.blocks import Family, solve
 from fxprune.coupling.flow import Flow
+from fxprune.coupling.metadata import refuse_stale, require_metadata
 from fxprune.coupling.partition import Partition
 from fxprune.coupling.propagate import Births, axes_of_units, give_birth, held_axes, propagate
-from fxprune.errors import CaptureError, describe
 from fxprune.types import Axis, ChannelGroup, Coupling, Field, Role, Source
 
 
@@ -24,26 +24,20 @@ def analyze(gm: fx.GraphModule, heads: bool = False) -> Coupling:
     gm: from `fxprune.capture`, or the result of shrinking one. It is only read.
     heads: whether attention loses whole heads; by default all heads lose dimensions, equally many.
 
-    Raises CaptureError where `capture` did not make the graph, or a call in it has no metadata.
+    Raises CaptureError where `capture` did not make the graph, or its metadata are missing or stale.
     """
     names = capture_info(gm).names
-    _require_metadata(gm)
+    require_metadata(gm)
     partition = Partition()
     births = give_birth(gm, names, partition)
-    flow = propagate(gm, births, partition, heads)
+    try:
+        flow = propagate(gm, births, partition, heads)
+    except (RuntimeError, ValueError, IndexError) as error:
+        refuse_stale(gm, error)
+        raise
     if _hold_orphans(births, partition, flow):
         flow = propagate(gm, births, partition, heads)
     return _coupling(births, partition, flow, names, heads)
-
-
-def _require_metadata(gm: fx.GraphModule) -> None:
-    """Raise CaptureError where a call does not say what its value looks like: a pass of the user's made it."""
-    for node in gm.graph.nodes:
-        if node.op == "call_function" and "val" not in node.meta:
-            raise CaptureError(
-                f"{describe(node)} has no meta['val'], which a pass that adds a call must set: "
-                "copy it from a like node, or call fxprune.capture anew"
-            )
 
 
 def _hold_orphans(births: Births, partition: Partition, flow: Flow) -> bool:

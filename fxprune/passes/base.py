@@ -15,7 +15,7 @@ from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fxprune.calls import attribute, state_of
-from fxprune.capture import META
+from fxprune.capture import META, HandedOn
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.coupling import analyze
 from fxprune.errors import CalibrationError, RewriteError, describe
@@ -31,7 +31,7 @@ STAGES = "stages"  # (name, held-out error before, after) of each stage that cor
 
 def state(gm: fx.GraphModule) -> dict[str, Any]:
     """What the passes hand on with a graph."""
-    found: dict[str, Any] = gm.meta.setdefault(META, {})
+    found: dict[str, Any] = gm.meta.setdefault(META, HandedOn())
     return found
 
 
@@ -107,7 +107,7 @@ def clone(gm: fx.GraphModule) -> fx.GraphModule:
     """A copy of graph and module tree that shares the tensors with the original."""
     shared = [*gm.parameters(), *gm.buffers(), gm.meta]  # what the passes hand on may be large
     twin = copy.deepcopy(gm, {id(value): value for value in shared})
-    twin.meta = {**gm.meta, META: dict(state(gm))}
+    twin.meta = {**gm.meta, META: HandedOn(state(gm))}
     return twin
 
 

@@ -42,6 +42,8 @@ from fxprune.select import select
 from fxprune.types import Coupling, Plan
 from fxprune.written import written
 
+_SHOWN = 3  # reasons in an error
+
 
 @dataclass(frozen=True, eq=False)
 class Choose(PassBase):
@@ -201,7 +203,10 @@ def check_fits(gm: fx.GraphModule, budget: Budget) -> None:
     spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()}, kinds)
     for kind, limit in budget.absolute(found[COST].evaluate(kinds=kinds)).items():
         if spent[kind] > limit:
-            raise BudgetError(f"the plan costs {spent[kind]:,} {kind}; the budget is {limit:,.0f}")
+            raise BudgetError(
+                f"the plan of this graph costs {spent[kind]:,} {kind}, and the budget is {limit:,.0f}: where the plan "
+                "was made for another budget, call fxprune.capture anew"
+            )
 
 
 def require_own_plan(gm: fx.GraphModule, reader: str) -> None:
@@ -225,5 +230,9 @@ def input_specs(gm: fx.GraphModule) -> list[tuple[tuple[int, ...], str]]:
 
 def nothing_shrinks(coupling: Coupling) -> str:
     """Why a network without groups is refused."""
-    reasons = "; ".join(dict.fromkeys(coupling.held.values())) or "it has no parameters"
-    return f"nothing in this network can shrink: {reasons}"
+    reasons = list(dict.fromkeys(coupling.held.values())) or ["it has no parameters"]
+    text = f"nothing in this network can shrink: {'; '.join(reasons[:_SHOWN])}"
+    text += f"; and {len(reasons) - _SHOWN} more reasons, in Coupling.held" if len(reasons) > _SHOWN else ""
+    if any("aten.convolution.default" in reason for reason in reasons):
+        text += ". Convolutions are not analysed once they are decomposed: give the program before run_decompositions()"
+    return text

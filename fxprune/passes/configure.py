@@ -126,7 +126,8 @@ class Configure(PassBase):
             if widths[group.name] != group.width:
                 kept[group.name] = units_of(group, order, widths[group.name])
         widens = any(widths[group.name] > group.width for group in coupling.groups)
-        return Plan(kept, input_specs(gm), self.heads, widens=widens)
+        whole = {name: coupling.by_name[name].width for name in kept}
+        return Plan(kept, input_specs(gm), self.heads, widens=widens, widths=whole)
 
 
 def units_of(group: ChannelGroup, order: Iterable[int], width: int) -> tuple[int, ...]:

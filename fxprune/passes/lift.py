@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calls import bound_arguments
-from fxprune.capture import META, Capture
+from fxprune.capture import META, Capture, HandedOn
 from fxprune.codegen.candidates import Candidate, candidate, stack_class
 from fxprune.codegen.devices import follow_devices
 from fxprune.codegen.forward import ReadableCodeGen
@@ -72,7 +72,7 @@ class Lift(PassBase):
         graph.set_codegen(ReadableCodeGen())
         graph_module.recompile()
         graph_module.eval()
-        graph_module.meta[META] = {**graph_module.meta[META], "training_notes": tuple(notes)}
+        graph_module.meta[META] = HandedOn({**graph_module.meta[META], "training_notes": tuple(notes)})
         return PassResult(graph_module, True)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from torch import fx, nn
 from torch._ops import OpOverload
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
+from fxprune.calls import bound_arguments
 from fxprune.errors import RewriteError, describe
+from fxprune.passes.views import merge_moves, unbind_selections
 
 aten = torch.ops.aten
 NoOp = Callable[[fx.Node], bool]
@@ -22,9 +25,10 @@ class Tidy(PassBase):
     """Removes dead code, calls that return their input, and second reads of the same parameter, in place.
 
     Before: any graph of ATen calls, or one that Lift made.
-    After: the same values. Gone are calls without a reader, the tracer's assertions, `alias`, concatenations of one
-        tensor, dropouts with p=0, a copy of a fresh tensor in a graph that overwrites nothing, `detach` of
-        constants, and every `get_attr` of a name but the first.
+    After: the same values. Gone are calls without a reader, the tracer's assertions, `alias`, slices of everything,
+        concatenations of one tensor, dropouts with p=0, a copy of a fresh tensor in a graph that overwrites nothing,
+        `detach` of constants, and every `get_attr` of a name but the first. Dimensions that are moved in several steps
+        are moved in one, and a tensor that is taken apart index by index is unbound.
         What can be seen from outside stays: memory layout, gradients, inputs and results that must not share memory.
     Postcondition: no such call is left; every value but the inputs has a reader.
     """
@@ -35,6 +39,8 @@ class Tidy(PassBase):
         modified = _remove_assertions(graph)
         modified |= _remove_no_ops(graph)
         modified |= _merge_reads(graph)
+        modified |= merge_moves(graph)
+        modified |= unbind_selections(graph)
         modified |= graph.eliminate_dead_code(_has_effects)
         if modified:
             graph_module.recompile()
@@ -113,6 +119,11 @@ def _is_detach_of_constant(node: fx.Node) -> bool:
     return not isinstance(getattr(owner.get_submodule(path), leaf), nn.Parameter)
 
 
+def _is_whole(node: fx.Node) -> bool:
+    given = bound_arguments(node)
+    return given["start"] in (0, None) and given["end"] in (sys.maxsize, None) and given["step"] == 1
+
+
 def _is_dropout_of_nothing(node: fx.Node) -> bool:
     return bool(node.args[1] == 0)
 
@@ -124,6 +135,7 @@ _NO_OPS: dict[str, NoOp] = {
     "cat": _is_lone_concatenation,
     "detach": _is_detach_of_constant,
     "dropout": _is_dropout_of_nothing,
+    "slice": _is_whole,
 }
 
 

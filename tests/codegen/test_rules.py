@@ -61,7 +61,7 @@ SPELLINGS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     ),
     "masked": (
         lambda x: F.scaled_dot_product_attention(heads(x), heads(x), heads(x), attn_mask=heads(x)[:, :, :, :1] > 0),
-        "F.scaled_dot_product_attention(y, z, y2, x)",
+        "F.scaled_dot_product_attention(query, key, value, x)",
     ),
     "einsum": (lambda x: torch.einsum("bchw,bdhw->bcd", x, x), 'torch.einsum("bchw,bdhw->bcd", [x, x])'),
     "bmm": (lambda x: torch.bmm(x.flatten(2), x.flatten(2).mT), "torch.bmm("),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fxprune as fp
-from fxprune.errors import CalibrationError
+from fxprune.errors import BudgetError, CalibrationError
 from fxprune.passes.base import clone
 from fxprune.passes.choose import Choose
 from tests.networks import build, calls, images, modified
@@ -46,3 +46,10 @@ def test_data_is_asked_for_where_it_is_needed() -> None:
         Choose(BUDGET)(gm)
     with pytest.raises(fp.PlanError, match="importance 'luck' is not known; there are: magnitude, second_order, "):
         Choose(BUDGET, importance="luck")(gm)
+
+
+def test_a_graph_with_a_plan_for_another_budget_says_so() -> None:
+    gm = clone(fp.capture(build("Residual"), images()))
+    Choose(fp.Budget(params=0.8), importance="magnitude")(gm)
+    with pytest.raises(BudgetError, match=r"the plan of this graph costs .* made for another budget"):
+        Choose(fp.Budget(params=0.3), importance="magnitude")(gm)

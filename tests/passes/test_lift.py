@@ -69,7 +69,7 @@ def test_slices_chunks_and_sizes_are_written_as_people_do() -> None:
     assert "x1, x2 = x.chunk(2, 1)" in text
     assert "batch = x.size(0)" in text
     assert "x = x.view(batch, 2, 4, 8, 8)" in text
-    assert "x = torch.cat([x1, x], 1)" in text
+    assert "x = torch.cat([x1, x2], 1)" in text
 
 
 class Wide(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.infra.pass_manager import PassManager
 
+import fxprune as fp
 from fxprune.capture import capture
 from fxprune.passes.lift import Lift
 from fxprune.passes.tidy import Tidy
@@ -190,6 +191,16 @@ def test_a_lifted_module_is_pickled_traced_and_captured_like_any_other() -> None
         assert torch.equal(module(x), gm(x))
         assert list(module.state_dict()) == list(gm.state_dict())
     assert again[-1].code == gm.code
+
+
+def test_a_result_is_pickled_without_what_the_passes_handed_on() -> None:
+    x, file = images(), io.BytesIO()
+    model = fp.prune(build("Residual"), x, budget=fp.Budget(params=0.6), recipe="magnitude").model
+    torch.save(model, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert torch.equal(again(x), model(x)) and not again.meta.get("fxprune")
+    assert copy.deepcopy(model).meta["fxprune"].keys() == model.meta["fxprune"].keys() > {"plan", "dense"}
 
 
 def test_it_works_in_a_pass_manager() -> None:

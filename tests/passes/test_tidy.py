@@ -82,7 +82,7 @@ class Copies(nn.Module):
         self.weight = nn.Parameter(torch.randn(3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        wide = x[:, :1].expand(-1, 3).clone().view(-1)
+        wide = x[..., :1].expand(-1, 3).clone().view(-1)
         return x.clone(), torch.cat([x], 1), wide, (x * self.weight).detach() * 2, x.t().contiguous().view(-1)
 
 
