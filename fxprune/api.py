@@ -28,7 +28,7 @@ from fxprune.diff import Diff, diff
 from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
 from fxprune.latency import Timing
-from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, own_copy, state
+from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, clone, own_copy, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
@@ -231,6 +231,7 @@ def run_recipe(
         settings = _restartable(gm, recipe, settings, checkpoint)
     seconds |= run_passes(gm, passes_of(recipe, settings), verify=settings.verify, progress=settings.progress)
     report = summary(model, gm, settings.budget, recipe, settings.seed, seconds)
+    state(gm).pop(CALIBRATION, None)  # the images are the caller's: the result does not keep them alive
     info = capture_info(captured)
     return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,15 @@ def _as_dataset() -> DataLoader[Any]:
 )
 def test_calibration_in_every_form_gives_the_same_result(data: Any) -> None:
     assert pruned(calibration=data).plan == pruned().plan
+
+
+def test_a_result_does_not_keep_the_images_alive() -> None:
+    mine = DATA.clone()
+    known = weakref.ref(mine)
+    result = pruned(calibration=mine)
+    del mine
+    gc.collect()
+    assert known() is None and result.diff()
 
 
 def test_every_kind_of_model_gives_the_same_plan() -> None:
