@@ -24,7 +24,8 @@ from fxprune.api import pipeline
 from fxprune.budget import Budget
 from fxprune.capture import capture
 from fxprune.codegen.tree import named_tensors
-from fxprune.errors import CaptureError, PlanError
+from fxprune.coupling.check import require_plan
+from fxprune.errors import CaptureError
 from fxprune.passes import shrink as graphs
 from fxprune.passes.base import own_copy
 from fxprune.passes.lift import Lift
@@ -47,8 +48,7 @@ def shrink(network: fx.GraphModule | ExportedProgram, plan: Plan) -> fx.GraphMod
 
     Raises PlanError on a plan that does not fit the network, or is none.
     """
-    if not isinstance(plan, Plan):
-        raise PlanError(f"plan must be a Plan, not {type(plan).__name__}: Plan(kept), or Plan.from_json(text)")
+    require_plan(plan)
     if isinstance(network, ExportedProgram):
         return rebuilt(network, graphs.shrink(capture(network), plan))
     if not isinstance(network, fx.GraphModule):

@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram, export
 
 import fxprune as fp
 from fxprune.errors import BudgetError, CaptureError
+from fxprune.passes.shrink import Shrink
 from tests.networks import build, images, random_plan
 
 
@@ -196,8 +197,14 @@ def test_what_is_no_program_graph_or_plan_is_refused() -> None:
         fp.prune_exported(model, budget=half, recipe="magnitude")  # type: ignore[arg-type]
     with pytest.raises(CaptureError, match=r"Plain is no graph: fxprune.shrink\(fxprune.capture\(model"):
         fp.shrink(model, fp.Plan({}))  # type: ignore[call-overload]
-    with pytest.raises(fp.PlanError, match=r"plan must be a Plan, not dict: Plan\(kept\)"):
-        fp.shrink(fp.capture(model, images()), {"fc1.weight": [0]})  # type: ignore[call-overload]
+    gm, units = fp.capture(model, images()), {"fc1.weight": [0]}
+    for refused in (
+        lambda: fp.shrink(gm, units),  # type: ignore[call-overload]
+        lambda: Shrink(units)(gm),  # type: ignore[arg-type]
+        lambda: fp.verify(gm, gm, units),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(fp.PlanError, match=r"plan must be a Plan, not dict: Plan\(kept\)"):
+            refused()
     with pytest.raises(BudgetError, match="budget must be a Budget, e.g. .*, not float"):
         fp.prune_exported(exported(model, images()), budget=0.5, recipe="magnitude")  # type: ignore[arg-type]
 

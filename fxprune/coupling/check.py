@@ -28,6 +28,13 @@ def check_plan(coupling: Coupling, plan: Plan) -> Plan:
     return Plan(kept, plan.inputs, plan.heads, plan.widens, plan.widths)
 
 
+def require_plan(plan: object) -> Plan:
+    """The same plan. Raises PlanError where it is something else, such as the mapping that a plan is made of."""
+    if not isinstance(plan, Plan):
+        raise PlanError(f"plan must be a Plan, not {type(plan).__name__}: Plan(kept), or Plan.from_json(text)")
+    return plan
+
+
 def _check_width(group: ChannelGroup, widths: Mapping[str, int]) -> None:
     known = widths.get(group.name, group.width)
     if known != group.width:

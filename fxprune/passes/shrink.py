@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.capture import capture_info
-from fxprune.coupling.check import check_plan
+from fxprune.coupling.check import check_plan, require_plan
 from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, describe, shape_of
 from fxprune.passes.base import (
@@ -46,7 +46,9 @@ class Shrink(PassBase):
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is a plan."""
         capture_info(graph_module)
-        if self.plan is None and PLAN not in state(graph_module):
+        if self.plan is not None:
+            require_plan(self.plan)
+        elif PLAN not in state(graph_module):
             raise RewriteError("Shrink has no plan: give it one, or run Choose first")
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from fxprune.calls import argument
 from fxprune.capture import capture_info
 from fxprune.coupling import analyze
-from fxprune.coupling.check import check_plan
+from fxprune.coupling.check import check_plan, require_plan
 from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, VerificationError
 from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, deep_copy, replace_tensors, state
@@ -70,7 +70,7 @@ def verify(
     The oracle is the original with every slice of the removed units set to zero; where a normalisation mixes channels,
     its statistics are taken over the kept ones.
     """
-    if plan.repeats:
+    if require_plan(plan).repeats:
         raise PlanError("a plan that makes units several times has no oracle: zeroing adds none")
     coupling = coupling or analyze(gm, plan.heads)
     kept = Kept.under(coupling, check_plan(coupling, plan))
