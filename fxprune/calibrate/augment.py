@@ -54,7 +54,7 @@ class Move:
             for index, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True))
         ]
         result = torch.stack(parts)
-        return torch.where(_each(self.mirrored), result.flip(3), result)
+        return torch.where(_each(self.mirrored).to(images.device), result.flip(3), result)
 
 
 @dataclass(frozen=True, eq=False)
