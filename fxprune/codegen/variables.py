@@ -174,9 +174,10 @@ def _heir(node: fx.Node, dying: Sequence[Chain], position: int, chains: Sequence
     nothing else of it is in use."""
     if node.op in {"placeholder", "output"} or not isinstance(node.meta.get("val"), Tensor):
         return None
-    in_use = {chain.origin for chain in chains if chain.last > position}
-    split = [chain.origin for chain in dying if chain.origin is not None and chain.origin not in in_use]
-    origins = [origin for origin in split if origin.last <= position]
+    origins = [chain.origin for chain in dying if chain.origin is not None and chain.origin.last <= position]
+    if origins:
+        in_use = {chain.origin for chain in chains if chain.last > position}
+        origins = [origin for origin in origins if origin not in in_use]
     tensors = [chain for chain in dying if isinstance(chain.nodes[-1].meta.get("val"), Tensor)]
     return min([*origins, *tensors], key=lambda chain: chain.first, default=None)
 

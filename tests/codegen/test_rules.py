@@ -7,23 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxprune.capture import capture
 from fxprune.passes.base import clone
 from fxprune.passes.lift import Lift
 from fxprune.passes.tidy import Tidy
+from tests.networks import Calls
 
 X = (2, 6, 8, 8)
-
-
-class Calls(nn.Module):
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def heads(x: Tensor) -> Tensor:

@@ -19,11 +19,12 @@ from tests.networks import (  # noqa: F401 (their examples register on import)
 )
 from tests.networks.classifiers import NETWORKS, Plain, conv_norm
 from tests.networks.examples import EXAMPLES, Example, images
-from tests.networks.helpers import build, calls, captured, inputs, modified, random_plan, randomized
+from tests.networks.helpers import Calls, build, calls, captured, inputs, modified, random_plan, randomized
 
 __all__ = [
     "EXAMPLES",
     "NETWORKS",
+    "Calls",
     "Example",
     "Plain",
     "build",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +15,17 @@ from fxprune.capture import capture
 from fxprune.types import Coupling, Plan
 from tests.networks.classifiers import NETWORKS
 from tests.networks.examples import EXAMPLES, images
+
+
+class Calls(nn.Module):
+    """A network of one function."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
 
 
 def build(name: str, seed: int = 0) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -13,24 +12,14 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 import fxprune as fp
+from fxprune.passes.base import clone
 from fxprune.passes.tidy import Tidy
-from tests.networks import calls, modified
-
-
-class Calls(nn.Module):
-    """A network of one function."""
-
-    def __init__(self, function: Callable[[Tensor], object]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> object:
-        return self.function(x)
+from tests.networks import Calls, calls, modified
 
 
 def tidied(function: Callable[[Tensor], object], x: Tensor) -> fx.GraphModule:
     """Captured and tidied: the same outputs, and nothing left to do."""
-    gm = copy.deepcopy(fp.capture(Calls(function), x))
+    gm = clone(fp.capture(Calls(function), x))
     wanted = gm(x)
     Tidy()(gm)
     torch.testing.assert_close(gm(x), wanted, rtol=0, atol=0)
