@@ -52,6 +52,20 @@ class Calibration:
             return [len(part) for part in self.batches.parts]
         return [len(batch[0]) for batch in self.batches]
 
+    @property
+    def fitting(self) -> range:
+        """Where the batches to learn from are: all that are not held out."""
+        return range(len(self.batches) - self.held_out)
+
+    @property
+    def judging(self) -> range:
+        """Where the batches to judge by are: the held-out ones, or all where none is held out."""
+        return range(len(self.fitting) if self.held_out else 0, len(self.batches))
+
+    def count_of(self, part: range) -> int:
+        """Number of images in some of the batches."""
+        return sum(self.sizes[index] for index in part)
+
     def cut(self, batch: Batch, size: int) -> Iterator[Batch]:
         """A batch in pieces of at most `size` images; as it is where the network takes no other size."""
         yield from [batch] if self.fixed else zip(*(column.split(size) for column in batch), strict=True)
@@ -60,7 +74,7 @@ class Calibration:
         """The same images, held out as before, in batches of at most `size`; as it is where none may be cut."""
         if self.fixed:
             return self
-        judging = self.sizes[len(self.batches) - self.held_out :]
+        judging = self.sizes[len(self.fitting) :]
         pieces: Sequence[Batch]
         if isinstance(self.batches, _Batches):
             pieces = self.batches.finer(size)
@@ -74,7 +88,7 @@ class Calibration:
 
     def is_held_out(self, index: int) -> bool:
         """Whether the batch at `index` is kept apart for judging."""
-        return index >= len(self.batches) - self.held_out
+        return index >= len(self.fitting)
 
 
 def calibration_for(

@@ -52,6 +52,8 @@ def observe(
 ) -> dict[str, Observed]:
     """Second moments and sensitivities of every contraction that reads a group, by the name of its weight.
 
+    Held-out images are not looked at: they judge what is chosen by these moments.
+
     sampling: how many images are looked at, how many of them serve for the sensitivities, which cost a backward pass,
         and how many output positions of an image serve as rows, drawn with `seed`.
     memory: bytes that the activations of one pass may take; batches are cut to fit.
@@ -59,7 +61,7 @@ def observe(
     """
     readers = [item for item in contractions(gm).values() if _reads_a_group(coupling, item.weight)]
     tallies = {item.name: _Tally(gm, item) for item in readers}
-    images = int(min(sampling.images, calibration.count))
+    images = int(min(sampling.images, calibration.count_of(calibration.fitting)))
     inputs = {item.name: item.matrix(attribute(gm, item.weight)).shape[1] for item in readers}
     each, least = sampling.rows_per_image, sampling.rows_per_input
     rows = {name: enough_rows(count, images, each, least) for name, count in inputs.items()}
@@ -67,8 +69,8 @@ def observe(
     evaluator = Evaluator(gm)
     chunk = images_at_once(gm, memory)
     seen = 0
-    for batch in calibration.batches:
-        for part in calibration.cut(batch, chunk):
+    for number in calibration.fitting:
+        for part in calibration.cut(calibration.batches[number], chunk):
             values, gradients = _values(
                 evaluator, readers, to_device(gm, part), seen < sampling.gradient_images, generator
             )

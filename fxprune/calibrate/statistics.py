@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from typing import Any
 
 import torch
@@ -23,7 +22,8 @@ def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration, images: 
     """
     found = _Statistics(gm)
     with torch.no_grad():
-        for batch in islice(calibration.batches, len(calibration.batches) - calibration.held_out):
+        for index in calibration.fitting:
+            batch = calibration.batches[index]
             found(outputs_of(gm), to_device(gm, batch))
             images -= len(batch[0])
             if images <= 0:

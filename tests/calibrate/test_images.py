@@ -48,8 +48,10 @@ def test_the_last_batches_are_held_out_and_the_order_is_seeded(gm: fx.GraphModul
     x = images(16)
     one, again, other = (calibration_for(gm, x, batch_size=2, held_out=0.25, seed=seed) for seed in (1, 1, 2))
     assert [one.is_held_out(index) for index in range(8)] == [False] * 6 + [True] * 2
+    assert (one.fitting, one.judging, one.count_of(one.fitting)) == (range(6), range(6, 8), 12)
     assert torch.equal(rows(one), rows(again)) and not torch.equal(rows(one), rows(other))
     assert calibration_for(gm, x, batch_size=16).held_out == 0
+    assert calibration_for(gm, x, batch_size=16).judging == range(1)
 
 
 @pytest.mark.parametrize("lazy", [True, False])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,7 @@ def test_a_contraction_without_a_home_for_a_bias_is_seen_about_zero() -> None:
     model = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3, bias=False)).double()
     x = torch.randn(64, 5, dtype=torch.float64) + 3
     gm = capture(model, (x[:2],))
-    seen = observe(gm, analyze(gm), calibration_for(gm, x))["1.weight"]
+    seen = observe(gm, analyze(gm), calibration_for(gm, x, held_out=0))["1.weight"]
     hidden = model[0](x)
     torch.testing.assert_close(seen.covariance[0], hidden.mT @ hidden / 64)
     assert not seen.mean.any()
@@ -100,21 +102,35 @@ def test_measured_errors_are_numbers_that_never_fall_and_repeat(name: str) -> No
 
 def test_the_measured_error_is_that_of_the_network_cut_by_hand() -> None:
     model = Two().double()
-    x = torch.randn(128, 5, dtype=torch.float64)
+    x = torch.randn(256, 5, dtype=torch.float64)
     gm = capture(model, (x[:2],))
     coupling = analyze(gm)
-    calibration = calibration_for(gm, x)
+    calibration = Calibration([(x[:128],), (x[128:],)], held_out=1)
     seen = observe(gm, coupling, calibration)
     (group,) = coupling.groups
     removal = IMPORTANCES["second_order"](group, {}, systems_of(group, coupling, seen, gm))
     found = measured(gm, coupling, {group.name: removal}, seen, calibration, shares=(0.5,))[group.name]
     hidden = F.relu(model.first(x)).detach()
     stays = sorted(removal.order[2:])
-    design = torch.cat([hidden[:, stays], torch.ones(128, 1).double()], 1)
+    design = torch.cat([hidden[:, stays], torch.ones(256, 1).double()], 1)
     y = model(x).detach()
-    fitted = design @ torch.linalg.lstsq(design, y).solution
-    spread = (y - y.mean(1, keepdim=True)).square().sum()
-    assert found.errors[2] == pytest.approx(float((y - fitted).square().sum() / spread), rel=0.05)
+    judged = y[128:]
+    fitted = design[128:] @ torch.linalg.lstsq(design[:128], y[:128]).solution
+    spread = (judged - judged.mean(1, keepdim=True)).square().sum()
+    assert found.errors[2] == pytest.approx(float((judged - fitted).square().sum() / spread), rel=0.05)
+
+
+def test_what_is_learned_from_some_images_is_measured_on_others() -> None:
+    model = Two().double()
+    good, bad = torch.randn(32, 5, dtype=torch.float64), torch.full((32, 5), torch.nan).double()
+    gm = capture(model, (good[:2],))
+    coupling = analyze(gm)
+    seen = observe(gm, coupling, Calibration([(good,), (bad,)], held_out=1))
+    assert all(bool(each.covariance.isfinite().all()) for each in seen.values())
+    (group,) = coupling.groups
+    removal = IMPORTANCES["second_order"](group, {}, systems_of(group, coupling, seen, gm))
+    judged = measured(gm, coupling, {group.name: removal}, seen, Calibration([(bad,), (good,)], held_out=1))
+    assert all(map(math.isfinite, judged[group.name].errors))
 
 
 class Words(nn.Module):
@@ -151,7 +167,7 @@ def test_only_so_many_images_are_looked_at() -> None:
 
 def test_trials_cost_no_more_than_the_work_that_they_may() -> None:
     gm = capture(build("Plain"), (images(),))
-    coupling, calibration = analyze(gm), calibration_for(gm, images(256), batch_size=32)
+    coupling, calibration = analyze(gm), calibration_for(gm, images(256), batch_size=32, held_out=0.5)
     seen = observe(gm, coupling, calibration)
     tensors = dict(gm.named_parameters()) | dict(gm.named_buffers())
     score = IMPORTANCES["second_order"]
