@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.lesson import Lesson, Tensors, widened
 from fxprune.checkpoint import Checkpoint
 
+PROBE = 0.04  # of the steps
+PROBES, SLOWER = 4, 3.0  # rates to try at most, each so many times smaller than the one before
 Report = Callable[[int, int, float], None]  # steps done, all steps, held-out loss
 
 
@@ -67,6 +69,31 @@ class Descent:
             progress.take_note(lesson.judge(weights.tensors()), weights.tensors())
             self._keep(progress, weights, generator)
         return weights.tensors(), progress.best
+
+    def with_measured_rate(self, lesson: Lesson, start: Tensors) -> Descent:
+        """This descent at the best of some rates, from `rate` downwards, as a short run at each tells from the same start.
+
+        A network with depthwise convolutions takes steps ten times smaller than one without. The search ends where a
+        smaller rate is worse than one that helps. A descent that has begun keeps its rate, one of few steps is its own
+        probe.
+        """
+        if int(PROBE * self.steps) < 1 or self.checkpoint.load(self.stage) is not None or lesson.says_nothing:
+            return self
+        unmoved, best, rate = lesson.judge(start), math.inf, self.rate
+        for number in range(PROBES):
+            tried = self.rate / SLOWER**number
+            loss = self._probe(lesson, start, tried)
+            if loss > best and best < unmoved:
+                break
+            if loss < best:
+                best, rate = loss, tried
+        return replace(self, rate=rate)
+
+    def _probe(self, lesson: Lesson, start: Tensors, rate: float) -> float:
+        """The held-out loss after a short run, of which nothing is kept."""
+        short = replace(self, steps=int(PROBE * self.steps), rate=rate, checkpoint=Checkpoint())
+        last, _ = short.run(lesson, start)
+        return lesson.judge(last)
 
     def _step(self, lesson: Lesson, weights: _Weights, generator: torch.Generator, first: int, done: int) -> None:
         with torch.enable_grad():

@@ -26,7 +26,8 @@ class Refine(Learning):
 
     epochs: most passes over the images.
     work: floating-point operations after which it stops, so that a large network on large images does not take hours.
-    rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
+    rate: the largest size of a step, relative to the root mean square of a matrix, a tenth of that for a vector; short
+        runs, which come on top of the work, say whether smaller ones do better.
     batch_size: images a step, in as many passes as the memory asks for.
     augment: mirror, shift and mix the images; the dense network looks at each one anew.
     memory: bytes of dense values to keep between epochs; beyond, they are computed again.
@@ -49,5 +50,6 @@ class Refine(Learning):
         require_operators(graph_module, "Refine")
         state(graph_module)[REFINED] = True
         lesson = self._lesson(graph_module)
-        _, best = self._descent(graph_module, lesson).run(lesson, trainable(graph_module))
+        start = trainable(graph_module)
+        _, best = self._descent(graph_module, lesson).with_measured_rate(lesson, start).run(lesson, start)
         return PassResult(graph_module, put_if_better(graph_module, "refine", best))
