@@ -71,7 +71,7 @@ class Descent:
         return weights.tensors(), progress.best
 
     def with_measured_rate(self, lesson: Lesson, start: Tensors) -> Descent:
-        """This descent at the best of some rates, from `rate` downwards, as a short run at each tells from the same start.
+        """This descent at the best of some rates, from `rate` downwards, as short runs from the same start tell.
 
         A network with depthwise convolutions takes steps ten times smaller than one without. The search ends where a
         smaller rate is worse than one that helps. A descent that has begun keeps its rate, one of few steps is its own
