@@ -30,7 +30,7 @@ class Walk:
     """
 
     def __init__(
-        self, dense: fx.GraphModule, pruned: fx.GraphModule, calibration: Calibration, memory: int = 2 << 30
+        self, dense: fx.GraphModule, pruned: fx.GraphModule, calibration: Calibration, memory: int = 1 << 30
     ) -> None:
         self.dense, self.pruned = Evaluator(dense), Evaluator(pruned)
         self._calibration, self._memory = calibration, memory

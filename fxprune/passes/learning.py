@@ -40,7 +40,7 @@ class Learning(PassBase):
     batch_size: int = 32
     augment: bool = True
     seed: int = 0
-    memory: int = 2 << 30
+    memory: int = 1 << 30
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Report = field(default=unheard, repr=False)
 

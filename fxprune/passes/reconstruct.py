@@ -66,7 +66,7 @@ class Reconstruct(PassBase):
     rows_per_image: int = 32
     rows_per_input: float = 128
     seed: int = 0
-    memory: int = 2 << 30
+    memory: int = 1 << 30
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Report = field(default=unheard, repr=False)
 
