@@ -68,6 +68,12 @@ class Budget:
         return {name: limit * dense[name] if limit <= 1 else limit for name, limit in self.limits.items()}
 
 
+def require_budget(budget: Any, example: str) -> None:
+    """Raise BudgetError for what is no Budget."""
+    if not isinstance(budget, Budget):
+        raise BudgetError(f"budget must be a Budget, e.g. fxprune.Budget({example}), not {type(budget).__name__}")
+
+
 def _is_positive(number: Any) -> bool:
     """Whether `number` is a real number above 0, and neither a bool, infinite nor NaN."""
     return isinstance(number, Real) and not isinstance(number, bool) and 0 < float(number) < math.inf

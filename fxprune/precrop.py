@@ -12,9 +12,8 @@ from torch.fx.passes.infra.pass_base import PassBase
 
 from fxprune.allocate import patterns_of
 from fxprune.api import Result, run_passes
-from fxprune.budget import Budget
+from fxprune.budget import Budget, require_budget
 from fxprune.capture import capture, capture_info
-from fxprune.errors import FxpruneError
 from fxprune.passes.base import COUPLING, PLAN, clone, state
 from fxprune.passes.configure import Configure
 from fxprune.passes.initialise import Initialise
@@ -69,8 +68,7 @@ def precrop(
 
     Raises an FxpruneError that says what to do; see fxprune.errors.
     """
-    if not isinstance(budget, Budget):
-        raise FxpruneError(f"budget must be a Budget, e.g. fxprune.Budget(params=0.5), not {type(budget).__name__}")
+    require_budget(budget, "params=0.5")
     seconds: dict[str, float] = {}
     started = time.perf_counter()
     captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)

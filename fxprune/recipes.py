@@ -9,10 +9,10 @@ from typing import Any
 
 from torch.fx.passes.infra.pass_base import PassBase
 
-from fxprune.budget import Budget
+from fxprune.budget import Budget, require_budget
 from fxprune.calibrate.sampling import THOROUGH, THRIFTY, Sampling
 from fxprune.checkpoint import Checkpoint
-from fxprune.errors import BudgetError, PlanError
+from fxprune.errors import PlanError
 from fxprune.latency import Timing
 from fxprune.passes.choose import Choose
 from fxprune.passes.compare import Compare
@@ -51,9 +51,7 @@ class Settings:
     progress: Progress = field(default=silent, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.budget, Budget):
-            given = type(self.budget).__name__
-            raise BudgetError(f"budget must be a Budget, e.g. fxprune.Budget(flops=0.58), not {given}")
+        require_budget(self.budget, "flops=0.58")
 
     def choose(self, importance: str, allocation: str, calibration: Any, sampling: Sampling = THOROUGH) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""

@@ -9,12 +9,11 @@ import numpy as np
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
 from fxprune.allocate.align import LIKED, aligned, in_units
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
-from fxprune.allocate.methods import METHODS, allocator
+from fxprune.allocate.methods import METHODS, allocator, method_called
 from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
 from fxprune.allocate.solve import solved
 from fxprune.budget import Budget
 from fxprune.closed_form.removal import Removal
-from fxprune.errors import PlanError
 from fxprune.types import Coupling
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "frozen_groups",
     "ladder",
     "ladder_between",
+    "method_called",
     "patterns_of",
 ]
 
@@ -63,8 +63,7 @@ def allocate(
 
     Raises BudgetError when the budget cannot be reached, with how far one can go; PlanError for an unknown name.
     """
-    if method not in METHODS:
-        raise PlanError(f"allocation {method!r} is not known; there are: {', '.join(METHODS)}")
+    allocating = method_called(method)
     check_widths(multiple_of, max_ratio)
     held = frozen_groups(coupling, freeze)
 
@@ -88,8 +87,8 @@ def allocate(
     if not coupling.groups:
         return problem_of(1).at(np.zeros(0, dtype=np.int64))  # raises where the limits cannot be met
     if multiple_of is None:
-        problem, rungs = aligned(problem_of, METHODS[method], timed=budget.latency is not None)
+        problem, rungs = aligned(problem_of, allocating, timed=budget.latency is not None)
     else:
         problem = problem_of(multiple_of)
-        rungs = solved(problem, METHODS[method])
+        rungs = solved(problem, allocating)
     return problem.at(rungs)

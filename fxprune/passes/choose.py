@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import LIKED, MAX_RATIO, METHODS, allocate, frozen_groups, ladder, patterns_of
+from fxprune.allocate import LIKED, MAX_RATIO, allocate, frozen_groups, ladder, method_called, patterns_of
 from fxprune.budget import Budget
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
@@ -80,13 +80,12 @@ class Choose(PassBase):
         object.__setattr__(self, "freeze", patterns_of(self.freeze))  # read several times
         if not isinstance(self.timing, Timing):
             raise BudgetError(f"timing must be a Timing, e.g. fxprune.Timing(batch=32), not {self.timing!r}")
+        method_called(self.allocation), needs_images(self.importance)  # raise where a name is not known
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is data where data is needed."""
         capture_info(graph_module)
         require_own_plan(graph_module, "Choose")
-        if self.allocation not in METHODS:
-            raise PlanError(f"allocation {self.allocation!r} is not known; there are: {', '.join(METHODS)}")
         seen = self.calibration is not None or CALIBRATION in state(graph_module)
         wanted = "importance" if needs_images(self.importance) else "budget" if self.budget.max_error else ""
         if wanted and not seen:

@@ -44,8 +44,13 @@ def test_data_is_asked_for_where_it_is_needed() -> None:
     gm = clone(fp.capture(build("Residual"), images()))
     with pytest.raises(CalibrationError, match="recipe='magnitude'"):
         Choose(BUDGET)(gm)
+
+
+def test_names_are_refused_before_anything_is_captured() -> None:
     with pytest.raises(fp.PlanError, match="importance 'luck' is not known; there are: magnitude, second_order, "):
-        Choose(BUDGET, importance="luck")(gm)
+        Choose(BUDGET, importance="luck")
+    with pytest.raises(fp.PlanError, match="allocation 'luck' is not known; there are: uniform, greedy, dynamic"):
+        fp.pipeline("fast", budget=BUDGET, allocation="luck")
 
 
 def test_a_graph_with_a_plan_for_another_budget_says_so() -> None:
