@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from fxprune.allocate import patterns_of
 from fxprune.budget import Budget
 from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.judge import forget
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
@@ -28,7 +29,7 @@ from fxprune.diff import Diff, diff
 from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
 from fxprune.latency import Timing
-from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, clone, own_copy, state
+from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, TEACHER, clone, own_copy, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
@@ -173,7 +174,7 @@ def prune(
     budget: a share of the original, or absolute numbers; met, never overshot. Or as small as an error allows.
     calibration: a tensor, a DataLoader, or any iterable of tensors, tuples (first item = input) or dicts; unlabelled.
     recipe: the pipeline of passes: "fast" (closed form, seconds), "psp" (two-phase reconstruction, minutes), "best" (as
-        psp, with several times the work), "datafree" (as fast, on images made from the network itself) or "magnitude"
+        psp, with several times the work), "datafree" (on images made from the network itself) or "magnitude"
         (nothing corrected).
     verify: compare, in float64, the shrunk network with the oracle and the lifted one with its graph.
     importance, allocation: how units are scored and how groups share the budget, by the names in
@@ -223,6 +224,7 @@ def run_recipe(
 ) -> Result:
     """As `prune`, with its options in `settings`; but the state in the folder `checkpoint` stays, for the caller to
     discard when the result is in safety."""
+    passes_of(recipe, settings)  # refuses what is not known before anything is traced
     started = time.perf_counter()
     captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)
     seconds = {"capture": time.perf_counter() - started}
@@ -231,9 +233,17 @@ def run_recipe(
         settings = _restartable(gm, recipe, settings, checkpoint)
     seconds |= run_passes(gm, passes_of(recipe, settings), verify=settings.verify, progress=settings.progress)
     report = summary(model, gm, settings.budget, recipe, settings.seed, seconds)
-    state(gm).pop(CALIBRATION, None)  # the images are the caller's: the result does not keep them alive
+    _release_images(gm)
     info = capture_info(captured)
     return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
+
+
+def _release_images(gm: fx.GraphModule) -> None:
+    """Let go of the calibration images: they are the caller's, and a result shall not keep them alive."""
+    for graph in (gm, *(state(gm).get(key) for key in (DENSE, TEACHER))):
+        if graph is not None:
+            state(graph).pop(CALIBRATION, None)
+            forget(graph)
 
 
 def run_passes(gm: fx.GraphModule, passes: Sequence[PassBase], *, verify: bool, progress: Progress) -> dict[str, float]:

@@ -38,10 +38,15 @@ def importance(name: str, *, needs_images: bool = False) -> Callable[[Importance
 
 
 def needs_images(name: str) -> bool:
-    """Whether the importance of this name needs calibration images. PlanError where there is none."""
+    """Whether the importance of this name needs calibration images."""
+    return name in _WITH_IMAGES
+
+
+def importance_called(name: str) -> Importance:
+    """The importance of this name. PlanError where there is none."""
     if name not in IMPORTANCES:
         raise PlanError(f"importance {name!r} is not known; there are: {', '.join(IMPORTANCES)}")
-    return name in _WITH_IMAGES
+    return IMPORTANCES[name]
 
 
 @importance("magnitude")

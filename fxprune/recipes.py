@@ -159,7 +159,7 @@ def best(use: Settings) -> Passes:
 
 @recipe
 def datafree(use: Settings) -> Passes:
-    """As fast, with a short polish, on images that are made from the network's own BatchNorm statistics: no data."""
+    """Closed form and a short polish, on images that are made from the network's own BatchNorm statistics: no data."""
     return (
         Synthesise(seed=use.seed, progress=use.progress),
         use.choose("second_order", "dynamic", None),

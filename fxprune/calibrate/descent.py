@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.evaluate import attribute
-from fxprune.calibrate.lesson import Lesson, Tensors, widened
+from fxprune.calibrate.lesson import Lesson, Tensors
 from fxprune.checkpoint import Checkpoint
+from fxprune.closed_form.moments import widened
 
-PROBE = 0.04  # of the steps
-PROBES, SLOWER = 4, 3.0  # rates to try at most, each so many times smaller than the one before
 Report = Callable[[int, int, float], None]  # steps done, all steps, held-out loss
+AfterStep = Callable[[Tensors, float], None]  # the weights, the share of the steps that are done
 
 
 def unheard(done: int, total: int, error: float) -> None:
@@ -44,9 +44,7 @@ class Descent:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     report: Report = field(default=unheard, repr=False)
 
-    def run(
-        self, lesson: Lesson, start: Tensors, after_step: Callable[[Tensors, float], None] | None = None
-    ) -> tuple[Tensors, Tensors]:
+    def run(self, lesson: Lesson, start: Tensors, after_step: AfterStep | None = None) -> tuple[Tensors, Tensors]:
         """The last weights, and the ones that did best on the held-out batches.
 
         start: weights by name; they are not changed. What comes back is float32 where they are of half precision; the
@@ -56,44 +54,39 @@ class Descent:
         if not start or lesson.says_nothing:
             return dict(start), {}
         weights = _Weights(start, self.rate)
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = self._generator()
         progress = self._resumed(weights, generator) or _Progress(lesson.judge(weights.tensors()))
         while progress.done < self.steps:
-            for index in torch.randperm(len(lesson.training), generator=generator).tolist():
-                if progress.done < self.steps:
-                    self._step(lesson, weights, generator, lesson.training[index], progress.done)
-                    progress.done += 1
-                    if after_step is not None:
-                        after_step(weights.tensors(), progress.done / self.steps)
-                    self.report(progress.done, self.steps, progress.best_loss)
+            self._epoch(lesson, weights, generator, progress, after_step)
             progress.take_note(lesson.judge(weights.tensors()), weights.tensors())
             self._keep(progress, weights, generator)
         return weights.tensors(), progress.best
 
-    def with_measured_rate(self, lesson: Lesson, start: Tensors) -> Descent:
-        """This descent at the best of some rates, from `rate` downwards, as short runs from the same start tell.
+    def short_run(self, lesson: Lesson, start: Tensors) -> Tensors:
+        """The weights after all steps, of which nothing is judged or kept."""
+        weights, generator, progress = _Weights(start, self.rate), self._generator(), _Progress(math.nan)
+        while progress.done < self.steps:
+            self._epoch(lesson, weights, generator, progress)
+        return weights.tensors()
 
-        A network with depthwise convolutions takes steps ten times smaller than one without. The search ends where a
-        smaller rate is worse than one that helps. A descent that has begun keeps its rate, one of few steps is its own
-        probe.
-        """
-        if int(PROBE * self.steps) < 1 or self.checkpoint.load(self.stage) is not None or lesson.says_nothing:
-            return self
-        unmoved, best, rate = lesson.judge(start), math.inf, self.rate
-        for number in range(PROBES):
-            tried = self.rate / SLOWER**number
-            loss = self._probe(lesson, start, tried)
-            if loss > best and best < unmoved:
-                break
-            if loss < best:
-                best, rate = loss, tried
-        return replace(self, rate=rate)
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
-    def _probe(self, lesson: Lesson, start: Tensors, rate: float) -> float:
-        """The held-out loss after a short run, of which nothing is kept."""
-        short = replace(self, steps=int(PROBE * self.steps), rate=rate, checkpoint=Checkpoint())
-        last, _ = short.run(lesson, start)
-        return lesson.judge(last)
+    def _epoch(
+        self,
+        lesson: Lesson,
+        weights: _Weights,
+        generator: torch.Generator,
+        progress: _Progress,
+        after_step: AfterStep | None = None,
+    ) -> None:
+        for index in torch.randperm(len(lesson.training), generator=generator).tolist():
+            if progress.done < self.steps:
+                self._step(lesson, weights, generator, lesson.training[index], progress.done)
+                progress.done += 1
+                if after_step is not None:
+                    after_step(weights.tensors(), progress.done / self.steps)
+                self.report(progress.done, self.steps, progress.best_loss)
 
     def _step(self, lesson: Lesson, weights: _Weights, generator: torch.Generator, first: int, done: int) -> None:
         with torch.enable_grad():
@@ -106,6 +99,7 @@ class Descent:
         self.checkpoint.save(
             self.stage,
             {
+                "rate": self.rate,
                 "progress": [progress.done, progress.best_loss],
                 "weights": weights.tensors(),
                 "best": progress.best,

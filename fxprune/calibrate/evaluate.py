@@ -145,7 +145,12 @@ def inputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
     return tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")
 
 
+def device_of(gm: fx.GraphModule) -> torch.device:
+    """Where the parameters of a graph are."""
+    return next((parameter.device for parameter in gm.parameters()), torch.device("cpu"))
+
+
 def to_device(gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> Values:
     """A batch as the values of the placeholders, where the parameters are."""
-    device = next((parameter.device for parameter in gm.parameters()), torch.device("cpu"))
+    device = device_of(gm)
     return {name: tensor.to(device) for name, tensor in zip(inputs_of(gm), batch, strict=True)}

@@ -25,7 +25,7 @@ class Calibration:
     """Batches of graph inputs, as many images in each as fit a pass through the network.
 
     batches: one tensor for each placeholder of the graph, made when asked for.
-    held_out: how many of the batches, taken from the end, serve only to judge corrections.
+    held_out: how many of the batches, taken from the end, nothing is fitted to: they judge cuts, corrections and rates.
     distinct: how many images differ from one another, None where nobody counted.
     fixed: whether the network takes batches of this size alone, so that none may be cut.
     """
@@ -100,8 +100,8 @@ def calibration_for(
         (by the names of the inputs). It is read once. A Calibration is taken as it is.
     batch_size: images in a batch; 64 where nothing is said, or fewer where so many would be more than what is held out,
         or more than fit a pass through the network.
-    held_out: the share of the images kept apart for judging corrections, drawn with `seed`; 0 where there is but one
-        batch.
+    held_out: the share of the images kept apart for judging, drawn with `seed`; in whole batches where the graph takes
+        no others.
 
     Raises CalibrationError when the data is empty, holds NaN or infinity, or does not fit the graph, and where an input
     of the graph has no samples.
@@ -117,11 +117,16 @@ def calibration_for(
     count = len(columns[0]) if _static_batch(inputs) is None else len(columns[0]) // size * size
     if count == 0:
         raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    batches = _Batches(columns, order.split(size))
-    kept_apart = round(held_out * len(batches))
     fixed = _static_batch(inputs) is not None
-    return Calibration(batches, kept_apart if len(batches) > 1 else 0, _distinct(batches), fixed)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    apart = round(held_out * count)
+    if fixed:  # whole batches, and one at least where there are several
+        apart = size * max(round(held_out * count / size), int(held_out > 0 and size < count))
+    fitting, judging = (
+        part.split(size) if len(part) else () for part in (order[: count - apart], order[count - apart :])
+    )
+    batches = _Batches(columns, (*fitting, *judging))
+    return Calibration(batches, len(judging), _distinct(batches), fixed)
 
 
 def sampled_inputs(gm: fx.GraphModule) -> list[fx.Node]:

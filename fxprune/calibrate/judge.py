@@ -90,6 +90,11 @@ class _Known:
 _KNOWN: WeakKeyDictionary[fx.GraphModule, _Known] = WeakKeyDictionary()
 
 
+def forget(dense: fx.GraphModule) -> None:
+    """Let go of what is remembered of a network, and of the images that it was judged on."""
+    _KNOWN.pop(dense, None)
+
+
 def layer_errors(
     dense: fx.GraphModule, others: Sequence[fx.GraphModule], kept: Kept, calibration: Calibration
 ) -> list[dict[str, float]]:

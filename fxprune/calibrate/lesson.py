@@ -14,6 +14,7 @@ from fxprune.calibrate.contraction import contractions
 from fxprune.calibrate.cuts import cut_points
 from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Batch, Calibration
+from fxprune.closed_form.moments import widened
 from fxprune.coupling.kept import Kept
 
 Tensors = dict[str, Tensor]
@@ -50,9 +51,9 @@ class Lesson:
         self._cuts = [name for name in cut_points(student) if name in sources]
         small = calibration.finer(batch_size)
         self._batches = small.batches  # read anew each time: all of them at once may not fit the memory
-        self._held_out = range(len(small.batches) - small.held_out, len(small.batches))
+        self._held_out = small.judging
         joined = max(1, round(batch_size / max(small.sizes)))
-        self.training = range(0, self._held_out.start, joined)
+        self.training = range(0, len(small.fitting), joined)
         first = self._batches[0]
         self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
@@ -77,11 +78,17 @@ class Lesson:
                 targets = self._remembered(index, batch)
             yield self._loss(batch, targets, weights) / len(together)
 
-    def judge(self, weights: Mapping[str, Tensor]) -> float:
-        """The mean loss over the held-out batches; infinite where it is not finite."""
+    def judge(self, weights: Mapping[str, Tensor], images: float = math.inf) -> float:
+        """The mean loss over the held-out batches, or the first that hold so many images; infinite where it is not
+        finite."""
+        losses = []
         with torch.no_grad():
-            judged = ((index, self._batches[index]) for index in self._held_out)
-            losses = [float(self._loss(batch, self._remembered(index, batch), weights)) for index, batch in judged]
+            for index in self._held_out:
+                batch = self._batches[index]
+                losses.append(float(self._loss(batch, self._remembered(index, batch), weights)))
+                images -= len(batch[0])
+                if images <= 0:
+                    break
         mean = sum(losses) / len(losses)
         return mean if math.isfinite(mean) else math.inf
 
@@ -159,11 +166,6 @@ class Lesson:
 def _squared(value: Tensor, target: Tensor) -> Tensor:
     """Squared differences, zero where the target is not finite."""
     return torch.where(target.isfinite(), widened(value) - target, 0.0).square()
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """A floating-point tensor with at least the precision of float32, in which errors and small steps survive."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _mean(losses: list[Any]) -> Any:

@@ -22,6 +22,7 @@ from fxprune.closed_form.ridge import compensated
 from fxprune.types import ChannelGroup, Coupling
 
 RHO = 1e-2
+WORST = 1e30  # the error of a cut after which the outputs are no numbers
 
 
 def measured(
@@ -66,7 +67,8 @@ def measured(
             if progress is not None:
                 progress(done, images)
     found: dict[str, dict[int, float]] = {name: {} for name in removals}
-    for trial, error in zip(trials, (errors / max(variance, 1e-30)).tolist(), strict=True):
+    relative = torch.nan_to_num(errors / max(variance, 1e-30), nan=WORST, posinf=WORST)  # what overflows is dear
+    for trial, error in zip(trials, relative.tolist(), strict=True):
         found[trial.group][trial.rounds] = error
     return {name: _scaled(removal, found[name]) for name, removal in removals.items()}
 

@@ -16,7 +16,7 @@ from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.room import images_at_once
 from fxprune.calibrate.sampling import THOROUGH, Sampling, enough_rows, sample
-from fxprune.closed_form.moments import Moments
+from fxprune.closed_form.moments import Moments, widened
 from fxprune.closed_form.removal import System
 from fxprune.types import ChannelGroup, Coupling
 
@@ -130,7 +130,7 @@ class _Tally:
     def add(self, x: Tensor, y: Tensor, gradient: Tensor | None, index: Tensor) -> None:
         self.moments.add(self.item.rows(x, y, index))
         if gradient is not None:
-            g = self.item.targets(gradient)
+            g = widened(self.item.targets(gradient))
             self.sensitivity += (g.mT @ g).double()
             self.images += len(y)
 

@@ -20,9 +20,9 @@ class Sampling:
 
     images: of which the moments are taken. gradient_images: those of them that take a backward pass as well.
     rows_per_image, rows_per_input: as in `enough_rows`.
-    trial_images: on which a network with a trial cut is run.
+    trial_images: on which a network with a trial cut is run; fewer where fewer are held out.
     trial_runs: as many runs of the network over all images as the trials may take together; where that allows fewer
-        than `trial_images`, at least FEWEST_IMAGES.
+        than `trial_images`, at least FEWEST_IMAGES of those that are held out.
     """
 
     images: float = math.inf

@@ -70,12 +70,6 @@ class Walk:
                     kept.discard()
                 self._kept[index] = self._keep(index, new_dense, new_pruned)
 
-    def outputs(self, names: Sequence[str]) -> Iterator[tuple[Values, Values]]:
-        """For each batch, the values of these nodes in both graphs."""
-        for index in range(len(self._kept)):
-            have_dense, have_pruned = self._load(index)
-            yield self.dense(names, have_dense), self.pruned(names, have_pruned)
-
     def _load(self, index: int) -> tuple[Values, Values]:
         """The values that are kept of a batch; at first, the batch itself."""
         kept = self._kept[index]

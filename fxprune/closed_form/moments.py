@@ -34,7 +34,8 @@ class Moments:
         if rows.shape[1] == 0:
             return
         self._second.clear()
-        y = rows.new_zeros(*rows.shape[:2], 0) if targets is None else targets
+        rows = widened(rows)  # products of half precision overflow
+        y = rows.new_zeros(*rows.shape[:2], 0) if targets is None else widened(targets)
         if self._shift_x is None or self._shift_y is None:
             self._shift_x, self._shift_y = rows.mean(1, keepdim=True), y.mean(1, keepdim=True)
         x, y = rows - self._shift_x, y - self._shift_y
@@ -76,6 +77,11 @@ class Moments:
             mean_x, mean_y = self.mean_x, self.mean_y
             xx, xy, yy = xx + _outer(mean_x, mean_x), xy + _outer(mean_x, mean_y), yy + mean_y.square()
         return xx, xy, yy
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A floating-point tensor with at least the precision of float32, in which sums, errors and small steps survive."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _outer(a: Tensor, b: Tensor) -> Tensor:

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
-from fxprune.allocate import LIKED, MAX_RATIO, allocate, frozen_groups, ladder, method_called, patterns_of
+from fxprune.allocate import (
+    LIKED,
+    MAX_RATIO,
+    allocate,
+    check_widths,
+    frozen_groups,
+    ladder,
+    method_called,
+    patterns_of,
+)
 from fxprune.budget import Budget
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
@@ -23,7 +32,7 @@ from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
 from fxprune.coupling.check import check_plan
 from fxprune.errors import BudgetError, CalibrationError, PlanError, RewriteError, WeightsError
-from fxprune.importance import IMPORTANCES, needs_images
+from fxprune.importance import importance_called, needs_images
 from fxprune.latency import Latencies, Timing
 from fxprune.passes.base import (
     CALIBRATION,
@@ -80,7 +89,9 @@ class Choose(PassBase):
         object.__setattr__(self, "freeze", patterns_of(self.freeze))  # read several times
         if not isinstance(self.timing, Timing):
             raise BudgetError(f"timing must be a Timing, e.g. fxprune.Timing(batch=32), not {self.timing!r}")
-        method_called(self.allocation), needs_images(self.importance)  # raise where a name is not known
+        method_called(self.allocation)
+        importance_called(self.importance)
+        check_widths(self.multiple_of, self._most)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """The graph comes from `capture`, and there is data where data is needed."""
@@ -107,6 +118,7 @@ class Choose(PassBase):
                 raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
         if not coupling.groups:
             raise PlanError(nothing_shrinks(coupling))
+        frozen_groups(coupling, self.freeze)  # refuses a name that matches nothing, before the images are read
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
@@ -182,7 +194,7 @@ class Choose(PassBase):
         self, gm: fx.GraphModule, coupling: Coupling, calibration: Calibration | None
     ) -> Mapping[str, Removal]:
         """For each group the order in which its units leave, and the error at every width."""
-        score, tensors = IMPORTANCES[self.importance], tensors_of(gm)
+        score, tensors = importance_called(self.importance), tensors_of(gm)
         if calibration is None:
             return {group.name: score(group, tensors, ()) for group in coupling.groups}
 

@@ -8,6 +8,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.calibrate.descent import trainable
+from fxprune.calibrate.rate import at_measured_rate
 from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, require_operators, state
 from fxprune.passes.learning import Learning, put_if_better
 
@@ -25,7 +26,8 @@ class Refine(Learning):
     `requires_grad` says and what needs no gradient in the graph stay as they are.
 
     epochs: most passes over the images.
-    work: floating-point operations after which it stops, so that a large network on large images does not take hours.
+    work: floating-point operations after which it stops, so that a large network on large images does not take hours;
+        twenty times as many where the network is on an accelerator.
     rate: the largest size of a step, relative to the root mean square of a matrix, a tenth of that for a vector; short
         runs, which come on top of the work, say whether smaller ones do better.
     batch_size: images a step, in as many passes as the memory asks for.
@@ -51,5 +53,6 @@ class Refine(Learning):
         state(graph_module)[REFINED] = True
         lesson = self._lesson(graph_module)
         start = trainable(graph_module)
-        _, best = self._descent(graph_module, lesson).with_measured_rate(lesson, start).run(lesson, start)
+        descent = at_measured_rate(self._descent(graph_module, lesson), lesson, start)
+        _, best = descent.run(lesson, start)
         return PassResult(graph_module, put_if_better(graph_module, "refine", best))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from torch import fx
 from torch.fx.passes.infra.pass_base import PassResult
 
-from fxprune.calibrate.descent import trainable
-from fxprune.calibrate.lesson import Tensors
+from fxprune.calibrate.descent import Descent, trainable
+from fxprune.calibrate.lesson import Lesson, Tensors
 from fxprune.coupling.kept import Kept
 from fxprune.errors import RewriteError
 from fxprune.passes.base import (
@@ -42,7 +42,8 @@ class Squeeze(Learning):
     from 0 to 1. What is left of them at the end is zero. The weights before come back unless the result is better
     than they are, both without those parts, corrected by least squares, and judged on the held-out images.
 
-    epochs: most passes over the images. work: floating-point operations after which it stops.
+    epochs: most passes over the images. work: floating-point operations after which it stops, as in Refine; where they
+        pay for less than one epoch, nothing is done.
     rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
     inside: weight of the values between blocks. batch_size: images a step, in as many passes as the memory asks for.
     augment: mirror, shift and mix the images.
@@ -70,7 +71,11 @@ class Squeeze(Learning):
         if not self._can_learn(graph_module):
             return PassResult(graph_module, False)
         found[TEACHER] = clone(graph_module)
-        weights = self._descend(graph_module)
+        lesson = self._lesson(graph_module)
+        descent = self._descent(graph_module, lesson)
+        if descent.steps < len(lesson.training):
+            return PassResult(graph_module, False)
+        weights = self._descend(graph_module, lesson, descent)
         before, after = (self._corrected(graph_module, each) for each in ({}, weights))
         better = after < before
         if better:
@@ -87,9 +92,7 @@ class Squeeze(Learning):
             replace_tensor(twin, name, tensor)
         return corrected_error(twin, state(gm)[PLAN], self.seed)
 
-    def _descend(self, gm: fx.GraphModule) -> Tensors:
-        lesson = self._lesson(gm)
-        descent = self._descent(gm, lesson)
+    def _descend(self, gm: fx.GraphModule, lesson: Lesson, descent: Descent) -> Tensors:
         start, leaving = trainable(gm), _leaving(gm, Kept.under(state(gm)[COUPLING], state(gm)[PLAN]))
 
         def penalise(weights: Tensors, done: float) -> None:

@@ -39,7 +39,7 @@ FORMS: dict[str, Callable[[Tensor], Any]] = {
 def test_every_form_gives_all_images(gm: fx.GraphModule, form: str) -> None:
     x = images(10)
     found = calibration_for(gm, FORMS[form](x), batch_size=4)
-    assert found.count == 10 and [len(batch[0]) for batch in found.batches] == [4, 4, 2]
+    assert found.count == 10 and [len(batch[0]) for batch in found.batches] == [4, 4, 1, 1]
     order = rows(found).flatten(1)[:, 0].argsort()
     torch.testing.assert_close(rows(found)[order], x[x.flatten(1)[:, 0].argsort()])
 
@@ -50,8 +50,22 @@ def test_the_last_batches_are_held_out_and_the_order_is_seeded(gm: fx.GraphModul
     assert [one.is_held_out(index) for index in range(8)] == [False] * 6 + [True] * 2
     assert (one.fitting, one.judging, one.count_of(one.fitting)) == (range(6), range(6, 8), 12)
     assert torch.equal(rows(one), rows(again)) and not torch.equal(rows(one), rows(other))
-    assert calibration_for(gm, x, batch_size=16).held_out == 0
-    assert calibration_for(gm, x, batch_size=16).judging == range(1)
+    none = calibration_for(gm, x, held_out=0)
+    assert (none.held_out, none.judging, none.fitting) == (0, none.fitting, range(len(none.batches)))
+
+
+@pytest.mark.parametrize("count", [4, 5, 8, 12, 57, 65, 513, 577, 1000])
+def test_an_eighth_of_the_images_is_held_out_whatever_their_number(gm: fx.GraphModule, count: int) -> None:
+    found = calibration_for(gm, images(count))
+    assert found.count == count and found.count_of(found.judging) == (round(count / 8) or count)
+    assert sorted(map(str, rows(found))) == sorted(map(str, rows(calibration_for(gm, images(count), held_out=0))))
+
+
+def test_whole_batches_are_held_out_where_the_graph_takes_no_others() -> None:
+    fixed = capture(build("Residual"), (images(4),), dynamic_shapes={"x": None})
+    for count, apart in ((4, 0), (8, 1), (16, 1), (64, 2)):
+        found = calibration_for(fixed, images(count))
+        assert found.fixed and set(found.sizes) == {4} and found.held_out == apart
 
 
 @pytest.mark.parametrize("lazy", [True, False])
@@ -59,10 +73,10 @@ def test_finer_batches_hold_the_same_images_held_out_as_before(gm: fx.GraphModul
     whole = calibration_for(gm, images(50), batch_size=12, held_out=0.4)
     whole = whole if lazy else Calibration(list(whole.batches), whole.held_out)
     fine = whole.finer(5)
-    assert [len(batch[0]) for batch in fine.batches] == fine.sizes == [5, 5, 2] * 4 + [2]
+    assert [len(batch[0]) for batch in fine.batches] == fine.sizes == [5, 5, 2, 5, 5, 2, 5, 1, 5, 5, 2, 5, 3]
     assert torch.equal(rows(fine), rows(whole))
-    assert (whole.sizes, whole.held_out, fine.held_out, fine.count) == ([12, 12, 12, 12, 2], 2, 4, 50)
-    assert calibration_for(gm, images(10), batch_size=12).finer(5).held_out == 0
+    assert (whole.sizes, whole.held_out, fine.held_out, fine.count) == ([12, 12, 6, 12, 8], 2, 5, 50)
+    assert calibration_for(gm, images(10), held_out=0).finer(5).held_out == 0
 
 
 class Counting(Tensor):
@@ -97,7 +111,7 @@ def test_several_inputs_come_as_tuples_or_by_name() -> None:
     gm = capture(Pair(), (torch.randn(2, 3), torch.randn(2, 2)))
     a, b = torch.randn(6, 3), torch.randn(6, 2)
     for data in ([(a, b)], [(a, b, torch.zeros(6))], [((a, b), torch.zeros(6))], [{"a": a, "b": b}]):
-        assert [tuple(part.shape) for part in calibration_for(gm, data, batch_size=6).batches[0]] == [(6, 3), (6, 2)]
+        assert [tuple(part.shape) for part in calibration_for(gm, data, held_out=0).batches[0]] == [(6, 3), (6, 2)]
     with pytest.raises(CalibrationError, match=r"lacks the inputs \['b'\]"):
         calibration_for(gm, [{"a": a}])
     with pytest.raises(CalibrationError, match="holds 1 inputs; the model takes 2"):

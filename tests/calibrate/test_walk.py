@@ -34,7 +34,7 @@ def test_every_stage_sees_the_values_of_both_graphs(
     monkeypatch.setattr(module, "GROWTH", growth)
     gm = capture(build(name), (images(),))
     small = shrink(gm, random_plan(analyze(gm), 0))
-    calibration = calibration_for(gm, images(6), batch_size=2)
+    calibration = calibration_for(gm, images(6), batch_size=2, held_out=0)
     with torch.no_grad(), Walk(gm, small, calibration, memory) as walk:
         for item in contractions(small).values():
             found = list(walk.stage(item.name, (item.name,), (item.source,)))
@@ -50,7 +50,7 @@ def test_every_stage_sees_the_values_of_both_graphs(
 
 def test_files_go_when_the_walk_is_broken_off(temporary: Path) -> None:
     gm = capture(build("Residual"), (images(),))
-    calibration = calibration_for(gm, images(6), batch_size=2)
+    calibration = calibration_for(gm, images(6), batch_size=2, held_out=0)
 
     def broken_off() -> None:
         with Walk(gm, gm, calibration, memory=0) as walk:

@@ -51,6 +51,9 @@ def test_names_are_refused_before_anything_is_captured() -> None:
         Choose(BUDGET, importance="luck")
     with pytest.raises(fp.PlanError, match="allocation 'luck' is not known; there are: uniform, greedy, dynamic"):
         fp.pipeline("fast", budget=BUDGET, allocation="luck")
+    for wrong in ({"recipe": "luck"}, {"importance": "luck"}, {"multiple_of": 0}, {"max_ratio": 2}):
+        with pytest.raises(fp.PlanError):
+            fp.prune(None, budget=BUDGET, **wrong)  # type: ignore[arg-type]
 
 
 def test_a_graph_with_a_plan_for_another_budget_says_so() -> None:
