@@ -6,6 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
+Counted = Callable[[int, int], None]  # told of one stage: steps done, all steps
+Measured = Callable[[int, int, float], None]  # and what error is left
+
 
 class Progress(Protocol):
     """Told how far a stage is."""
@@ -16,6 +19,10 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, error: float | None = None, /) -> None:
     """The progress that tells nobody."""
+
+
+def unheard(done: int, total: int, error: float, /) -> None:
+    """The report of one stage that tells nobody."""
 
 
 def heard_by(listener: Callable[..., Any] | None) -> Progress:

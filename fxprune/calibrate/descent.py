@@ -14,13 +14,9 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.lesson import Lesson, Tensors
 from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.moments import widened
+from fxprune.progress import Measured, unheard
 
-Report = Callable[[int, int, float], None]  # steps done, all steps, held-out loss
 AfterStep = Callable[[Tensors, float], None]  # the weights, the share of the steps that are done
-
-
-def unheard(done: int, total: int, error: float) -> None:
-    """The report that tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +38,7 @@ class Descent:
     seed: int
     stage: str
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    report: Report = field(default=unheard, repr=False)
+    report: Measured = field(default=unheard, repr=False)
 
     def run(self, lesson: Lesson, start: Tensors, after_step: AfterStep | None = None) -> tuple[Tensors, Tensors]:
         """The last weights, and the ones that did best on the held-out batches.

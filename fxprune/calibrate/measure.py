@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +19,7 @@ from fxprune.calibrate.room import images_at_once
 from fxprune.calibrate.sampling import THOROUGH, Sampling
 from fxprune.closed_form.removal import Removal
 from fxprune.closed_form.ridge import compensated
+from fxprune.progress import Counted
 from fxprune.types import ChannelGroup, Coupling
 
 RHO = 1e-2
@@ -35,7 +36,7 @@ def measured(
     sampling: Sampling = THOROUGH,
     shares: Sequence[float] = (0.25, 0.5, 0.75),
     memory: int = 1 << 30,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counted | None = None,
 ) -> dict[str, Removal]:
     """The removals with their errors scaled to what the network's outputs say.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,8 @@ from fxprune.calibrate.room import images_at_once
 from fxprune.calibrate.sampling import THOROUGH, Sampling, enough_rows, sample
 from fxprune.closed_form.moments import Moments, widened
 from fxprune.closed_form.removal import System
+from fxprune.progress import Counted
 from fxprune.types import ChannelGroup, Coupling
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def observe(
     sampling: Sampling = THOROUGH,
     seed: int = 0,
     memory: int = 1 << 30,
-    progress: Progress | None = None,
+    progress: Counted | None = None,
 ) -> dict[str, Observed]:
     """Second moments and sensitivities of every contraction that reads a group, by the name of its weight.
 

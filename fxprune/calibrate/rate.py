@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from fxprune.calibrate.descent import Descent, Report
+from fxprune.calibrate.descent import Descent
 from fxprune.calibrate.lesson import Lesson, Tensors
 from fxprune.checkpoint import Checkpoint
+from fxprune.progress import Measured
 
 SHARE, FEWEST = 0.04, 10  # of the steps, that a short run takes, and how many at least
 RATES, SLOWER = 4, 3.0  # how many to try at most, each so many times smaller than the one before
@@ -43,6 +44,6 @@ def at_measured_rate(descent: Descent, lesson: Lesson, start: Tensors) -> Descen
     return replace(whole, rate=rate)
 
 
-def _shifted(report: Report, before: int, total: int) -> Report:
+def _shifted(report: Measured, before: int, total: int) -> Measured:
     """A report of steps that others come before and after."""
     return lambda done, _, error: report(before + done, total, error)

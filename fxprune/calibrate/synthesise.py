@@ -24,6 +24,7 @@ from fxprune.calibrate.room import images_at_once
 from fxprune.calls import source_of
 from fxprune.capture import capture_info
 from fxprune.errors import CalibrationError, describe
+from fxprune.progress import Counted
 
 RATE = 0.2  # of Adam, on coefficients of unit variance
 FIT_STEPS, FIT_RATE = 100, 0.1  # of the noise, which only runs the network up to its first BatchNorms
@@ -40,7 +41,7 @@ def synthesised(
     steps: int = 20,
     batch_size: int = 64,
     memory: int = 4 << 30,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counted | None = None,
 ) -> tuple[Tensor, ...]:
     """Inputs for a captured graph from its weights and BatchNorm statistics: a tensor for each placeholder, on the CPU.
 

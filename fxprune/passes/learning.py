@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase
 
-from fxprune.calibrate.descent import Descent, Report, affordable_steps, unheard
+from fxprune.calibrate.descent import Descent, affordable_steps
 from fxprune.calibrate.evaluate import attribute, device_of
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import comparable, output_error
@@ -27,6 +27,7 @@ from fxprune.passes.base import (
     state,
     teacher,
 )
+from fxprune.progress import Measured, unheard
 
 FASTER = 20  # times the work that an accelerator does, in less time than a CPU does it once
 
@@ -44,7 +45,7 @@ class Learning(PassBase):
     seed: int = 0
     memory: int = 1 << 30
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
-    progress: Report = field(default=unheard, repr=False)
+    progress: Measured = field(default=unheard, repr=False)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """Every parameter is finite."""

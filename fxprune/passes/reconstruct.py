@@ -13,7 +13,6 @@ from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.descent import Report, unheard
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
@@ -37,6 +36,7 @@ from fxprune.passes.base import (
     state,
     teacher,
 )
+from fxprune.progress import Measured, unheard
 from fxprune.types import Coupling, Plan
 
 RECONSTRUCTED = "reconstructed"
@@ -68,7 +68,7 @@ class Reconstruct(PassBase):
     seed: int = 0
     memory: int = 1 << 30
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
-    progress: Report = field(default=unheard, repr=False)
+    progress: Measured = field(default=unheard, repr=False)
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """What the earlier stages hand on must be there."""

@@ -14,6 +14,7 @@ from fxprune.latency import Clock, Latencies, Roofline, Sample, Timing
 from fxprune.passes.base import COST, COUPLING, LATENCIES, clone, state, without_guards
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.shrink import shrink
+from fxprune.progress import Counted
 from fxprune.types import ChannelGroup, Plan
 
 SAMPLES = 8  # networks of random widths that are measured beside the original before anything is planned
@@ -31,7 +32,7 @@ def timed_plan(
     budget: Budget,
     timing: Timing,
     ladders: Ladders,
-    progress: Callable[[int, int], None],
+    progress: Counted,
     *,
     heads: bool = False,
     seed: int = 0,
