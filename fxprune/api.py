@@ -21,7 +21,6 @@ from torch.utils import _pytree as pytree
 from fxprune.allocate import patterns_of
 from fxprune.budget import Budget
 from fxprune.calibrate.images import calibration_for
-from fxprune.calibrate.judge import forget
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
@@ -29,7 +28,7 @@ from fxprune.diff import Diff, diff
 from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
 from fxprune.latency import Timing
-from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, TEACHER, clone, own_copy, state
+from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, own_copy, release_images, state
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
@@ -233,17 +232,9 @@ def run_recipe(
         settings = _restartable(gm, recipe, settings, checkpoint)
     seconds |= run_passes(gm, passes_of(recipe, settings), verify=settings.verify, progress=settings.progress)
     report = summary(model, gm, settings.budget, recipe, settings.seed, seconds)
-    _release_images(gm)
+    release_images(gm)  # they are the caller's: a result does not keep them alive
     info = capture_info(captured)
     return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
-
-
-def _release_images(gm: fx.GraphModule) -> None:
-    """Let go of the calibration images: they are the caller's, and a result shall not keep them alive."""
-    for graph in (gm, *(state(gm).get(key) for key in (DENSE, TEACHER))):
-        if graph is not None:
-            state(graph).pop(CALIBRATION, None)
-            forget(graph)
 
 
 def run_passes(gm: fx.GraphModule, passes: Sequence[PassBase], *, verify: bool, progress: Progress) -> dict[str, float]:

@@ -14,6 +14,7 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fxprune.calibrate.judge import forget
 from fxprune.calls import attribute, state_of
 from fxprune.capture import META, HandedOn
 from fxprune.codegen.forward import ReadableCodeGen
@@ -64,6 +65,14 @@ def teacher(gm: fx.GraphModule) -> fx.GraphModule:
     found = state(gm)
     original: fx.GraphModule = found[TEACHER] if TEACHER in found else found[DENSE]
     return original
+
+
+def release_images(gm: fx.GraphModule) -> None:
+    """Let go of the calibration images, in what was handed on with the dense graphs as well."""
+    for graph in (gm, state(gm).get(DENSE), state(gm).get(TEACHER)):
+        if graph is not None:
+            state(graph).pop(CALIBRATION, None)
+            forget(graph)
 
 
 def note_stage(gm: fx.GraphModule, name: str, before: float, after: float) -> None:

@@ -11,7 +11,7 @@ from torch import fx
 from fxprune.budget import Budget
 from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, state, teacher
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, release_images, state, teacher
 from fxprune.passes.fuse import Fuse
 from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.shrink import shrink
@@ -90,7 +90,9 @@ def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
     trial = shrink(gm, plan)
     for step in (Reconstruct(seed=seed), Fuse()):
         step(trial)
-    return output_error(teacher(trial), trial, state(gm)[CALIBRATION])
+    error = output_error(teacher(trial), trial, state(gm)[CALIBRATION])
+    release_images(trial)  # caches of torch.fx may keep a graph for a while
+    return error
 
 
 def _next(guess: float, shift: float, low: float, high: float) -> float:

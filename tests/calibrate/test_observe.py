@@ -36,7 +36,7 @@ def test_covariance_and_sensitivity_are_those_of_the_formulas() -> None:
     model = Two().double()
     x = torch.randn(200, 5, dtype=torch.float64)
     gm = capture(model, (x[:2],))
-    calibration = calibration_for(gm, x, batch_size=50)
+    calibration = calibration_for(gm, x, batch_size=50, held_out=0)
     seen = observe(gm, analyze(gm), calibration)["second.weight"]
     hidden = F.relu(model.first(x))
     torch.testing.assert_close(seen.covariance[0], torch.cov(hidden.mT, correction=0))

@@ -57,3 +57,13 @@ def test_many_inputs_are_multiplied_block_by_block() -> None:
     moments.add(x, x[:, :, :2])
     torch.testing.assert_close(moments.second(centred=False)[0], x.mT @ x / 50)
     assert moments.second(centred=False) is not before
+
+
+def test_half_precision_overflows_nowhere() -> None:
+    rows = torch.full((1, 64, 3), 300.0).half() * torch.randn(1, 64, 1).half().sign()
+    moments = Moments(1, 3, 3)
+    moments.add(rows, rows)
+    xx, xy, yy = moments.second(centred=False)
+    torch.testing.assert_close(xx, torch.full_like(xx, 90000.0))
+    torch.testing.assert_close(xy, xx)
+    torch.testing.assert_close(yy, torch.full_like(yy, 90000.0))

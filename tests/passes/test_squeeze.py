@@ -12,6 +12,7 @@ from fxprune.calibrate.images import calibration_for
 from fxprune.calibrate.judge import output_error
 from fxprune.capture import capture
 from fxprune.checkpoint import Checkpoint
+from fxprune.cost import cost
 from fxprune.coupling import analyze
 from fxprune.coupling.kept import Kept
 from fxprune.errors import RewriteError
@@ -105,3 +106,11 @@ def test_a_graph_that_has_been_shrunk_is_refused() -> None:
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(RewriteError, match="Squeeze needs coupling, plan, calibration"):
         Squeeze()(clone(capture(build("Plain"), (images(),))))
+
+
+def test_work_for_less_than_an_epoch_is_not_begun() -> None:
+    gm = planned("Residual")
+    gm.meta["fxprune"]["cost"] = cost(gm, gm.meta["fxprune"]["coupling"])
+    before = {name: tensor.clone() for name, tensor in gm.named_parameters()}
+    assert not modified(Squeeze(work=1.0)(gm)) and "stages" not in gm.meta["fxprune"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in gm.named_parameters())
