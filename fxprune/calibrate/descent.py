@@ -58,9 +58,9 @@ class Descent:
             self._keep(progress, weights, generator)
         return weights.tensors(), progress.best
 
-    def short_run(self, lesson: Lesson, start: Tensors) -> Tensors:
-        """The weights after all steps, of which nothing is judged or kept."""
-        weights, generator, progress = _Weights(start, self.rate), self._generator(), _Progress(math.nan)
+    def short_run(self, lesson: Lesson, start: Tensors, loss: float) -> Tensors:
+        """The weights after all steps, of which nothing is judged or kept. `loss` is what is reported meanwhile."""
+        weights, generator, progress = _Weights(start, self.rate), self._generator(), _Progress(loss)
         while progress.done < self.steps:
             self._epoch(lesson, weights, generator, progress)
         return weights.tensors()

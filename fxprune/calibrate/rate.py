@@ -36,7 +36,7 @@ def at_measured_rate(descent: Descent, lesson: Lesson, start: Tensors) -> Descen
         tried = descent.rate / SLOWER**number
         heard = _shifted(descent.report, number * length, total)
         short = replace(descent, steps=length, rate=tried, checkpoint=Checkpoint(), report=heard)
-        loss = lesson.judge(short.short_run(lesson, start), IMAGES)
+        loss = lesson.judge(short.short_run(lesson, start, min(best, unmoved)), IMAGES)
         if loss > best and best < unmoved:
             break
         if loss <= best:

@@ -29,7 +29,7 @@ from fxprune.passes.base import (
 )
 from fxprune.progress import Measured, unheard
 
-FASTER = 20  # times the work that an accelerator does, in less time than a CPU does it once
+FASTER = 20  # times the work that an accelerator is given, which does it sooner than a CPU does it once
 
 
 @dataclass(frozen=True, eq=False)

@@ -42,8 +42,8 @@ class Squeeze(Learning):
     from 0 to 1. What is left of them at the end is zero. The weights before come back unless the result is better
     than they are, both without those parts, corrected by least squares, and judged on the held-out images.
 
-    epochs: most passes over the images. work: floating-point operations after which it stops, as in Refine; where they
-        pay for less than one epoch, nothing is done.
+    epochs: most passes over the images. work: floating-point operations after which it stops, as in Refine; where it
+        does not come to an epoch, nothing is done.
     rate: size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
     inside: weight of the values between blocks. batch_size: images a step, in as many passes as the memory asks for.
     augment: mirror, shift and mix the images.

@@ -27,7 +27,7 @@ def test_the_rate_is_the_best_of_some_as_short_runs_tell(rate: float) -> None:
     taught, start = case()
     descent = Descent(RATES * FEWEST, rate, 0, "refine")
     tried = [replace(descent, steps=FEWEST, rate=rate / SLOWER**number) for number in range(RATES)]
-    losses = [taught.judge(short.short_run(taught, start)) for short in tried]
+    losses = [taught.judge(short.short_run(taught, start, 0.0)) for short in tried]
     chosen = tried.index(replace(tried[0], rate=at_measured_rate(descent, taught, start).rate))
     if rate == 1e38:
         assert all(map(math.isinf, losses)) and chosen == RATES - 1
@@ -40,7 +40,12 @@ def test_the_rate_is_the_best_of_some_as_short_runs_tell(rate: float) -> None:
 def test_short_runs_are_reported_with_the_steps_and_nothing_goes_backwards() -> None:
     taught, start = case()
     told: list[tuple[int, int]] = []
-    descent = Descent(45, 0.02, 0, "refine", report=lambda done, total, error: told.append((done, total)))
+
+    def report(done: int, total: int, error: float) -> None:
+        assert error <= taught.judge(start)
+        told.append((done, total))
+
+    descent = Descent(45, 0.02, 0, "refine", report=report)
     at_measured_rate(descent, taught, start).run(taught, start)
     assert {total for _, total in told} == {RATES * FEWEST + 45}
     done = [done for done, _ in told]
