@@ -1,13 +1,14 @@
 """A walk over two graphs with the same node names, side by side, stage by stage, over all calibration batches.
 
 Between stages only the values that later nodes need are kept: in memory up to a cap, beyond it in temporary files.
-Where they would take more room than those of an earlier stage, they are computed again instead.
+Where they take more room than those of an earlier stage, and are computed sooner than stored, they are computed again.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,8 @@ from torch.utils import _pytree as pytree
 from fxprune.calibrate.evaluate import Evaluator, Values, to_device
 from fxprune.calibrate.images import Calibration
 
-GROWTH = 2.0  # above the cap, keep the values of a stage only if they are not much larger than those kept already
+GROWTH = 2.0  # above the cap, values that are not much larger than those kept already are kept
+DISK = 2e8  # bytes a second that are written and read again: values that take longer to compute are kept as well
 
 
 class Walk:
@@ -57,14 +59,16 @@ class Walk:
         advance: bool | None = None
         for index, kept in enumerate(self._kept):
             have_dense, have_pruned = self._load(index)
+            started = time.perf_counter()
             values_dense = self.dense([*dense, *(ahead_dense if advance is not False else ())], have_dense)
             values_pruned = self.pruned([*pruned, *(ahead_pruned if advance is not False else ())], have_pruned)
+            seconds = time.perf_counter() - started
             yield values_dense, values_pruned
             new_dense = {name: values_dense[name] for name in ahead_dense if advance is not False}
             new_pruned = {name: values_pruned[name] for name in ahead_pruned if advance is not False}
             if advance is None:
                 before = self._calibration.batch_bytes() if kept is None else kept.size
-                advance = self._worth_keeping(_bytes((new_dense, new_pruned)), before)
+                advance = self._worth_keeping(_bytes((new_dense, new_pruned)), before, seconds)
             if advance:
                 if kept is not None:
                     kept.discard()
@@ -78,9 +82,13 @@ class Walk:
         batch = self._calibration.batches[index]
         return to_device(self.dense.gm, batch), to_device(self.pruned.gm, batch)
 
-    def _worth_keeping(self, size: int, before: int) -> bool:
-        """Whether to keep values of `size` bytes a batch, now that `before` are kept, or to compute them again."""
-        return size * len(self._kept) <= self._memory or size <= GROWTH * before
+    def _worth_keeping(self, size: int, before: int, seconds: float) -> bool:
+        """Whether to keep values of `size` bytes a batch, now that `before` are kept, or to compute them again, which
+        takes `seconds` a batch from those."""
+        total = size * len(self._kept)
+        if total <= self._memory or size <= GROWTH * before:
+            return True
+        return seconds > size / DISK and 2 * total < shutil.disk_usage(tempfile.gettempdir()).free
 
     def _keep(self, index: int, dense: Values, pruned: Values) -> _Kept:
         room = self._memory - sum(kept.size for kept in self._kept if kept is not None and kept.path is None)

@@ -32,6 +32,7 @@ def test_every_stage_sees_the_values_of_both_graphs(
     name: str, memory: int, growth: float, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "GROWTH", growth)
+    monkeypatch.setattr(module, "DISK", 1e-9)  # never worth it for its time
     gm = capture(build(name), (images(),))
     small = shrink(gm, random_plan(analyze(gm), 0))
     calibration = calibration_for(gm, images(6), batch_size=2, held_out=0)
@@ -46,6 +47,18 @@ def test_every_stage_sees_the_values_of_both_graphs(
         if memory == 0 and growth > 1:
             assert any(temporary.glob("fxprune-*"))
     assert not any(temporary.glob("fxprune-*"))
+
+
+@pytest.mark.parametrize(("disk", "kept"), [(1e-9, False), (1e15, True)])
+def test_what_is_stored_sooner_than_computed_is_kept(
+    disk: float, kept: bool, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "GROWTH", 0.0)
+    monkeypatch.setattr(module, "DISK", disk)
+    gm = capture(build("Residual"), (images(),))
+    with torch.no_grad(), Walk(gm, gm, calibration_for(gm, images(6), held_out=0), memory=0) as walk:
+        list(walk.stage(next(iter(contractions(gm))), (), ()))
+        assert any(temporary.glob("fxprune-*")) == kept
 
 
 def test_files_go_when_the_walk_is_broken_off(temporary: Path) -> None:
