@@ -28,7 +28,7 @@ from fxprune.diff import Diff, diff
 from fxprune.drawing import draw
 from fxprune.errors import FxpruneError
 from fxprune.latency import Timing
-from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, own_copy, release_images, state
+from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, own_copy, release_images, state, teacher
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
@@ -223,16 +223,16 @@ def run_recipe(
 ) -> Result:
     """As `prune`, with its options in `settings`; but the state in the folder `checkpoint` stays, for the caller to
     discard when the result is in safety."""
-    passes_of(recipe, settings)  # refuses what is not known before anything is traced
+    passes = passes_of(recipe, settings)  # what is not known is refused before anything is traced
     started = time.perf_counter()
     captured = capture(model, example_inputs, example_kwargs, dynamic_shapes)
     seconds = {"capture": time.perf_counter() - started}
     gm = own_copy(captured)
     if checkpoint is not None:
-        settings = _restartable(gm, recipe, settings, checkpoint)
-    seconds |= run_passes(gm, passes_of(recipe, settings), verify=settings.verify, progress=settings.progress)
+        passes = passes_of(recipe, _restartable(gm, recipe, settings, checkpoint))
+    seconds |= run_passes(gm, passes, verify=settings.verify, progress=settings.progress)
     report = summary(model, gm, settings.budget, recipe, settings.seed, seconds)
-    release_images(gm)  # they are the caller's: a result does not keep them alive
+    release_images(gm, state(gm)[DENSE], teacher(gm))  # they are the caller's: a result does not keep them alive
     info = capture_info(captured)
     return Result(gm, report, state(gm)[PLAN], state(gm)[COUPLING], (info.args, info.kwargs, info.dynamic_batch))
 

@@ -20,6 +20,7 @@ from torch._guards import tracing
 from torch.export import Dim
 
 from fxprune.backend_inputs import inputs_of, parameters_of, source_of
+from fxprune.calls import device_of
 from fxprune.capture import capture, capture_info, last_capture
 from fxprune.coupling import analyze
 from fxprune.coupling.check import check_plan
@@ -170,9 +171,8 @@ def _expected(plan: Plan, module: nn.Module) -> Kept:
 
 def _example(shape: Sequence[int], dtype: str, module: nn.Module) -> Tensor:
     kind: torch.dtype = getattr(torch, dtype.removeprefix("torch."))
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     make = torch.randn if kind.is_floating_point else torch.zeros
-    return make(tuple(shape), dtype=kind, device=device)
+    return make(tuple(shape), dtype=kind, device=device_of(module))
 
 
 def _planned(

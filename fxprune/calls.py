@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 
 from fxprune.errors import CaptureError, describe
@@ -18,6 +18,11 @@ _REQUIRED = object()
 def attribute(gm: object, name: str) -> Any:
     """The attribute of a module by its dotted name."""
     return operator.attrgetter(name)(gm)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the parameters of a model are; the CPU where it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx
+
+Registered = TypeVar("Registered")
 
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"
 _NOT_USERS = (_TORCH, f"{Path(__file__).parent}{os.sep}")
@@ -65,6 +69,13 @@ class RewriteError(FxpruneError):
 
 class VerificationError(FxpruneError):
     """The rewritten network does not compute what the oracle says it must."""
+
+
+def registered(kind: str, name: str, registry: Mapping[str, Registered]) -> Registered:
+    """What a registry holds under a name. Raises PlanError, with the names that there are, where it holds none."""
+    if name not in registry:
+        raise PlanError(f"{kind} {name!r} is not known; there are: {', '.join(registry)}")
+    return registry[name]
 
 
 def source_line(node: fx.Node) -> str:

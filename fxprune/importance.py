@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fxprune.closed_form.removal import Removal, System, greedy_removal, removal_in_order, uncompensated_costs
-from fxprune.errors import PlanError
+from fxprune.errors import registered
 from fxprune.types import ChannelGroup
 
 Importance = Callable[[ChannelGroup, Mapping[str, Tensor], Sequence[System]], Removal]
@@ -44,9 +44,7 @@ def needs_images(name: str) -> bool:
 
 def importance_called(name: str) -> Importance:
     """The importance of this name. PlanError where there is none."""
-    if name not in IMPORTANCES:
-        raise PlanError(f"importance {name!r} is not known; there are: {', '.join(IMPORTANCES)}")
-    return IMPORTANCES[name]
+    return registered("importance", name, IMPORTANCES)
 
 
 @importance("magnitude")

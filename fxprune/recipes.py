@@ -12,7 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from fxprune.budget import Budget, require_budget
 from fxprune.calibrate.sampling import THOROUGH, THRIFTY, Sampling
 from fxprune.checkpoint import Checkpoint
-from fxprune.errors import PlanError
+from fxprune.errors import registered
 from fxprune.latency import Timing
 from fxprune.passes.choose import Choose
 from fxprune.passes.compare import Compare
@@ -103,9 +103,7 @@ def recipe(function: Callable[[Settings], Passes]) -> Callable[[Settings], Passe
 
 def passes_of(name: str, settings: Settings) -> Passes:
     """The passes of a recipe, in order. Raises PlanError where it is not known."""
-    if name not in RECIPES:
-        raise PlanError(f"recipe {name!r} is not known; there are: {', '.join(RECIPES)}")
-    return RECIPES[name](settings)
+    return registered("recipe", name, RECIPES)(settings)
 
 
 @recipe

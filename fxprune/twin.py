@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from fxprune.calls import bound_arguments
+from fxprune.calls import bound_arguments, device_of
 from fxprune.capture import capture, capture_info, last_capture
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.codegen.tree import named_tensors
@@ -84,7 +84,7 @@ def _captured(plan: Plan, model: nn.Module, example_inputs: Tensor | tuple[Any, 
         raise PlanError(
             "the model was never captured, and the plan names no inputs: call plan.apply(model, example_inputs)"
         )
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     return capture(model, tuple(_example(shape, dtype, device) for shape, dtype in plan.inputs))
 
 

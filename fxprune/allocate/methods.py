@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fxprune.allocate.problem import Problem, Rungs, Totals
-from fxprune.errors import PlanError
+from fxprune.errors import registered
 
 Allocator = Callable[[Problem], Mapping[str, int]]
 Worth = Callable[[Problem, Rungs], NDArray[np.float64]]
@@ -29,9 +29,7 @@ METHODS: dict[str, Method] = {}
 
 def method_called(name: str) -> Method:
     """The allocator of this name. PlanError where there is none."""
-    if name not in METHODS:
-        raise PlanError(f"allocation {name!r} is not known; there are: {', '.join(METHODS)}")
-    return METHODS[name]
+    return registered("allocation", name, METHODS)
 
 
 def relief(problem: Problem, rungs: Rungs) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from fxprune import calls
+from fxprune.calls import device_of
 
 Values = dict[str, Any]
 
@@ -143,11 +144,6 @@ def is_floating(node: fx.Node) -> bool:
 def inputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
     """The names of the placeholders."""
     return tuple(node.name for node in gm.graph.nodes if node.op == "placeholder")
-
-
-def device_of(gm: fx.GraphModule) -> torch.device:
-    """Where the parameters of a graph are."""
-    return next((parameter.device for parameter in gm.parameters()), torch.device("cpu"))
 
 
 def to_device(gm: fx.GraphModule, batch: tuple[Tensor, ...]) -> Values:

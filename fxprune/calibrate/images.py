@@ -66,6 +66,10 @@ class Calibration:
         """Number of images in some of the batches."""
         return sum(self.sizes[index] for index in part)
 
+    def batches_of(self, part: range) -> Iterator[Batch]:
+        """Some of the batches, one at a time."""
+        return (self.batches[index] for index in part)
+
     def cut(self, batch: Batch, size: int) -> Iterator[Batch]:
         """A batch in pieces of at most `size` images; as it is where the network takes no other size."""
         yield from [batch] if self.fixed else zip(*(column.split(size) for column in batch), strict=True)

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from fxprune.calibrate.contraction import contractions
 from fxprune.calibrate.evaluate import Evaluator, Values, centred, is_floating, judged_of, to_device
 from fxprune.calibrate.homes import batch_norm_after
-from fxprune.calibrate.images import Batch, Calibration
+from fxprune.calibrate.images import Calibration
 from fxprune.calls import concrete_shape, state_of
 from fxprune.coupling.kept import Kept
 from fxprune.types import Coupling
@@ -65,10 +65,10 @@ def _wanted(
     key = (tuple(names), *map(state_of, tensors))
     found = _KNOWN.get(dense)
     if found is not None and found.calibration is calibration and found.key == key:
-        yield from zip(_batches(calibration), found.values, strict=True)
+        yield from zip(calibration.batches_of(calibration.judging), found.values, strict=True)
         return
     evaluator, values, room = Evaluator(dense), list[Values](), MEMORY
-    for batch in _batches(calibration):
+    for batch in calibration.batches_of(calibration.judging):
         wanted = evaluator(names, to_device(dense, batch))
         yield batch, wanted
         room -= sum(value.numel() * value.element_size() for value in wanted.values())
@@ -110,7 +110,7 @@ def layer_errors(
     ]
     errors, variances = [dict.fromkeys(names, 0.0) for names in layers], dict.fromkeys(chain(*layers), 0.0)
     with torch.no_grad():
-        for whole in _batches(calibration):
+        for whole in calibration.batches_of(calibration.judging):
             batch = whole if calibration.fixed else tuple(column[:FEW] for column in whole)
             wanted = first(variances, to_device(dense, batch))
             targets = {name: kept.cut(wanted[name], kept.coupling.fields.get(name, ())).double() for name in wanted}
@@ -140,10 +140,6 @@ def comparable(dense: fx.GraphModule, other: fx.GraphModule) -> list[str]:
     first, second = ({node.name: node for node in gm.graph.nodes} for gm in (dense, other))
     judged = (name for name in judged_of(dense) if is_floating(first[name]))
     return [name for name in judged if concrete_shape(first[name]) == concrete_shape(second[name])]
-
-
-def _batches(calibration: Calibration) -> Iterator[Batch]:
-    return (calibration.batches[index] for index in calibration.judging)
 
 
 def spread(value: Any) -> float:

@@ -180,8 +180,7 @@ class _Base:
 
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:
     """The first images to judge by, in pieces of at most `chunk`."""
-    for index in calibration.judging:
-        batch = calibration.batches[index]
+    for batch in calibration.batches_of(calibration.judging):
         some = batch if calibration.fixed else tuple(column[:images] for column in batch)
         yield from calibration.cut(some, chunk)
         images -= len(batch[0])

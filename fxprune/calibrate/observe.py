@@ -68,8 +68,8 @@ def observe(
     evaluator = Evaluator(gm)
     chunk = images_at_once(gm, memory)
     seen = 0
-    for number in calibration.fitting:
-        for part in calibration.cut(calibration.batches[number], chunk):
+    for batch in calibration.batches_of(calibration.fitting):
+        for part in calibration.cut(batch, chunk):
             values, gradients = _values(
                 evaluator, readers, to_device(gm, part), seen < sampling.gradient_images, generator
             )

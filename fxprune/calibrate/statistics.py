@@ -22,8 +22,7 @@ def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration, images: 
     """
     found = _Statistics(gm)
     with torch.no_grad():
-        for index in calibration.fitting:
-            batch = calibration.batches[index]
+        for batch in calibration.batches_of(calibration.fitting):
             found(outputs_of(gm), to_device(gm, batch))
             images -= len(batch[0])
             if images <= 0:

@@ -21,7 +21,7 @@ from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import sampled_inputs
 from fxprune.calibrate.noise import Ids, Noise, Source, rows_of, source_for
 from fxprune.calibrate.room import images_at_once
-from fxprune.calls import source_of
+from fxprune.calls import device_of, source_of
 from fxprune.capture import capture_info
 from fxprune.errors import CalibrationError, describe
 from fxprune.progress import Counted
@@ -178,7 +178,7 @@ def _descend(loss: Callable[[], Tensor], leaves: Sequence[Tensor], steps: int, r
 def _sources(gm: fx.GraphModule) -> dict[str, Source]:
     """What makes the values of each placeholder, where the parameters are."""
     info, nodes = capture_info(gm), sampled_inputs(gm)
-    device = next((parameter.device for parameter in gm.parameters()), torch.device("cpu"))
+    device = device_of(gm)
     examples = pytree.tree_leaves((info.args, dict(info.kwargs)))
     return {node.name: source_for(node, value.detach().to(device)) for node, value in zip(nodes, examples, strict=True)}
 

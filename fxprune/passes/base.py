@@ -67,12 +67,11 @@ def teacher(gm: fx.GraphModule) -> fx.GraphModule:
     return original
 
 
-def release_images(gm: fx.GraphModule) -> None:
-    """Let go of the calibration images, in what was handed on with the dense graphs as well."""
-    for graph in (gm, state(gm).get(DENSE), state(gm).get(TEACHER)):
-        if graph is not None:
-            state(graph).pop(CALIBRATION, None)
-            forget(graph)
+def release_images(*graphs: fx.GraphModule) -> None:
+    """Let go of the calibration images, in what was handed on with the graphs and in what is known of their outputs."""
+    for graph in graphs:
+        state(graph).pop(CALIBRATION, None)
+        forget(graph)
 
 
 def note_stage(gm: fx.GraphModule, name: str, before: float, after: float) -> None:

@@ -14,7 +14,7 @@ from fxprune.allocate import check_widths, frozen_groups, ladder_between
 from fxprune.budget import Budget
 from fxprune.capture import capture_info
 from fxprune.cost import cost
-from fxprune.errors import BudgetError, PlanError
+from fxprune.errors import BudgetError, PlanError, registered
 from fxprune.passes.base import COST, COUPLING, PLAN, analysed, require_operators, state
 from fxprune.passes.choose import check_fits, input_specs, nothing_shrinks, require_own_plan
 from fxprune.types import ChannelGroup, Coupling, Plan
@@ -62,8 +62,7 @@ class Configure(PassBase):
         """The graph comes from `capture`, and the options are known."""
         capture_info(graph_module)
         require_own_plan(graph_module, "Configure")
-        if self.method not in METHODS:
-            raise PlanError(f"method {self.method!r} is not known; there are: {', '.join(METHODS)}")
+        registered("method", self.method, METHODS)
         if self.budget.max_error is not None:
             raise BudgetError("max_error= needs a trained network; before training give flops=, params= or memory=")
         if self.budget.latency is not None:

@@ -9,10 +9,11 @@ from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase
 
 from fxprune.calibrate.descent import Descent, affordable_steps
-from fxprune.calibrate.evaluate import attribute, device_of
+from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import comparable, output_error
 from fxprune.calibrate.lesson import Lesson
+from fxprune.calls import device_of
 from fxprune.checkpoint import Checkpoint
 from fxprune.coupling.kept import Kept
 from fxprune.passes.base import (

@@ -11,7 +11,7 @@ from torch import fx
 from fxprune.budget import Budget
 from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, release_images, state, teacher
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, DENSE, release_images, state, teacher
 from fxprune.passes.fuse import Fuse
 from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.shrink import shrink
@@ -91,7 +91,7 @@ def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
     for step in (Reconstruct(seed=seed), Fuse()):
         step(trial)
     error = output_error(teacher(trial), trial, state(gm)[CALIBRATION])
-    release_images(trial)  # caches of torch.fx may keep a graph for a while
+    release_images(trial, state(trial)[DENSE])  # caches of torch.fx may keep a graph for a while
     return error
 
 
