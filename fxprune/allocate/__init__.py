@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
 from fxprune.allocate.align import LIKED, aligned, in_units
+from fxprune.allocate.capacity import heeding_parameters
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator, method_called
 from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
@@ -47,6 +50,7 @@ def allocate(
     multiple_of: int | None = 1,
     freeze: Iterable[str] = (),
     max_ratio: float = MAX_RATIO,
+    capacity: float = 0.0,
 ) -> Widths:
     """A width for each group: the budget is met, and missed by less than the cheapest step that could be kept.
 
@@ -60,35 +64,59 @@ def allocate(
         where that is free, or nearly so where the latency is limited (`aligned`).
     freeze: names or globs of parameters, modules or groups that must not shrink.
     max_ratio: the largest share of any one group that may go, below 1; one unit of each block always stays.
+    capacity: how much the parameters that stay count beside the foretold error (`heeding_parameters`); 0 looks at the
+        error alone, and so does a budget that limits the parameters.
 
     Raises BudgetError when the budget cannot be reached, with how far one can go; PlanError for an unknown name.
     """
     allocating = method_called(method)
     check_widths(multiple_of, max_ratio)
-    held = frozen_groups(coupling, freeze)
+    limits = budget.absolute(cost.evaluate({}, budget.kinds))
+    asked = _Asked(cost, coupling, limits, multiple_of, frozen_groups(coupling, freeze), max_ratio)
+    problem = asked.problem(removals, budget.max_error)
+    if not coupling.groups:
+        return problem.at(np.zeros(0, dtype=np.int64))
+    most = budget.max_error
+    if capacity and "params" not in limits:
+        widths = problem.at(solved(problem, allocating))
+        removals = heeding_parameters(removals, coupling, cost, widths, capacity)
+        most = None if most is None else foretold(removals, widths)
+        problem = asked.problem(removals, most)
+    if multiple_of is not None:
+        return problem.at(solved(problem, allocating))
+    timed = budget.latency is not None
+    problem, rungs = aligned(partial(asked.problem, removals, most), allocating, timed)
+    return problem.at(rungs)
 
-    def problem_of(multiple: int) -> Problem:
-        steps = {
-            group.name: multiple if multiple_of is not None else in_units(multiple, group) for group in coupling.groups
-        }
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every problem of a call has in common."""
+
+    cost: Costs
+    coupling: Coupling
+    limits: Mapping[str, float]
+    multiple_of: int | None
+    held: Collection[str]
+    max_ratio: float
+
+    def problem(self, removals: Mapping[str, Removal], max_error: float | None, multiple: int = 1) -> Problem:
+        """With these curves; on ladders of multiples of some channels, where the user names none.
+
+        Raises BudgetError where it cannot be solved.
+        """
         ladders = {
-            group.name: ladder(group, steps[group.name], 0.0 if group.name in held else max_ratio)
-            for group in coupling.groups
+            group.name: ladder(
+                group,
+                self.multiple_of or in_units(multiple, group),
+                0.0 if group.name in self.held else self.max_ratio,
+            )
+            for group in self.coupling.groups
         }
         errors = {
             name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]
             for name, widths in ladders.items()
         }
-        limits = budget.absolute(cost.evaluate({}, budget.kinds))
-        problem = Problem(cost, ladders, errors, limits, budget.max_error)
+        problem = Problem(self.cost, ladders, errors, self.limits, max_error)
         problem.check_reachable()
         return problem
-
-    if not coupling.groups:
-        return problem_of(1).at(np.zeros(0, dtype=np.int64))  # raises where the limits cannot be met
-    if multiple_of is None:
-        problem, rungs = aligned(problem_of, allocating, timed=budget.latency is not None)
-    else:
-        problem = problem_of(multiple_of)
-        rungs = solved(problem, allocating)
-    return problem.at(rungs)

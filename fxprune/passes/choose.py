@@ -66,6 +66,7 @@ class Choose(PassBase):
     heads: whether attention loses whole heads, as in `analyze`.
     timing: how latencies are measured where the budget limits them.
     sampling: how much of the images is looked at.
+    capacity: how much the parameters that stay count beside the foretold error, as in `allocate`.
     Postcondition: the plan is possible, and the network that it leaves fits the budget.
     """
 
@@ -80,6 +81,7 @@ class Choose(PassBase):
     heads: bool = False
     timing: Timing = field(default_factory=Timing)
     sampling: Sampling = THOROUGH
+    capacity: float = 2.0
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 
@@ -183,6 +185,7 @@ class Choose(PassBase):
                 multiple_of=self.multiple_of,
                 freeze=self.freeze,
                 max_ratio=self._most,
+                capacity=self.capacity,
             )
             return replace(select(coupling, removals, widths, input_specs(gm)), heads=self.heads)
 
