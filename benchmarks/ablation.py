@@ -33,7 +33,7 @@ from fxprune.importance import IMPORTANCES
 from fxprune.passes.choose import Choose
 from fxprune.passes.refine import Refine
 
-RESULTS = ROOT / "build" / "ablation.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "ablation.jsonl"
 KEY = ("network", "variant", "share", "seed")
 NETWORKS = ("cifar10_resnet8_mlperf", "cifar10_resnet20", "imagenet_mobilenet_v1_025")
 SHARE, EPOCHS = 0.5, 40  # of the FLOPs, to keep; of the polish

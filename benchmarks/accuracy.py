@@ -24,7 +24,7 @@ from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibratio
 from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed
 from benchmarks.accuracy_rows import KEY, PARTS, ROWS, Make, Task
 
-RESULTS = ROOT / "build" / "accuracy.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
 MAKES: dict[str, Make] = {
     "dense": lambda task: (task.model, {}),
     "tp-l1": accuracy_peers.l1,

@@ -28,7 +28,7 @@ from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, 
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.latency.table import machine
 
-RESULTS = ROOT / "build" / "latency.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "latency.jsonl"
 KEY = ("network", "share", "mode", "batch")
 NETWORKS = {"resnet50": "ResNet-50", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNetV2"}
 MODES = ("eager", "compiled", "frozen")  # frozen: compiled with the weights as constants, so that BatchNorm is folded

@@ -28,7 +28,7 @@ from benchmarks.precrop_networks import NETWORKS
 from benchmarks.precrop_table import DENSE, EXTRA, KEY, MASKS, METHODS
 from benchmarks.precrop_training import fit, top1, training_images
 
-RESULTS = ROOT / "build" / "precrop.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "precrop.jsonl"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 LABELLED, IMAGES = ("snip", "grasp"), 128  # methods that look at labelled training images, and at how many
 EPOCHS, LONG = 20, 160

@@ -32,7 +32,7 @@ from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, 
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.calls import attribute
 
-RESULTS = ROOT / "build" / "quantize.jsonl"
+RESULTS = ROOT / "benchmarks" / "results" / "quantize.jsonl"
 KEY = ("network", "recipe", "share", "seed")
 FORMS = {"dense": "dense", "pruned": "pruned", "int8": "int8", "pruned_int8": "**pruned, int8**"}
 ROUNDS = 5  # of timing, in each of which every form has its turn

@@ -29,7 +29,7 @@ from benchmarks import examine, peer
 from benchmarks.models import Entry, entries
 from benchmarks.zoo_table import write
 
-RESULTS = Path("build/zoo.jsonl")
+RESULTS = Path("benchmarks/results/zoo.jsonl")
 Findings = dict[str, Any]
 Work = Callable[..., Iterator[Findings]]
 

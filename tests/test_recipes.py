@@ -73,9 +73,10 @@ def test_importance_and_allocation_can_be_named() -> None:
     assert plans["second_order"] != plans["random"]
     spread = []
     for name in ("uniform", "greedy"):
-        shares = [group.after / group.before for group in digits(recipe="fast", allocation=name).report.groups]
+        report = digits(recipe="fast", allocation=name, multiple_of=1).report
+        shares = [group.after / group.before for group in report.groups]
         spread.append(max(shares) - min(shares))
-    assert spread[0] < 0.5 * spread[1]
+    assert spread[0] < 0.2 * spread[1]
 
 
 def test_as_small_as_an_error_allows() -> None:
