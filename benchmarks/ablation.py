@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import mean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.fx.passes.infra.pass_base import PassBase
@@ -46,13 +46,9 @@ def shortened(steps: Passes) -> Passes:
     return tuple(replace(step, epochs=EPOCHS) if isinstance(step, Refine) else step for step in steps)
 
 
-def choosing(steps: Passes, importance: str | None = None, allocation: str | None = None) -> Passes:
-    """The passes with another importance or allocation for Choose."""
-
-    def other(step: Choose) -> Choose:
-        return replace(step, importance=importance or step.importance, allocation=allocation or step.allocation)
-
-    return tuple(other(step) if isinstance(step, Choose) else step for step in steps)
+def choosing(steps: Passes, **options: Any) -> Passes:
+    """The passes with other options for Choose."""
+    return tuple(replace(step, **options) if isinstance(step, Choose) else step for step in steps)
 
 
 OFF = {
@@ -75,6 +71,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Passes], Passes]]] = {
         for name in METHODS
         if name != USUAL.allocation
     },
+    "capacity": ("allocation: parameters do not count", partial(choosing, capacity=0.0)),
 }
 
 
