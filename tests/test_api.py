@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,16 @@ def test_progress_is_told() -> None:
 def test_mistakes_are_explained(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         pruned(**options)
+
+
+@pytest.mark.parametrize("budget", [fp.Budget(flops=1e-4), fp.Budget(params=1e-4, max_error=0.1)])
+def test_a_budget_that_cannot_be_reached_is_refused_before_the_images_are_read(budget: fp.Budget) -> None:
+    def unread() -> Iterator[Tensor]:
+        pytest.fail("the images were read")
+        yield images()
+
+    with pytest.raises(BudgetError, match="cannot be reached"):
+        pruned(budget=budget, calibration=unread())
 
 
 def test_a_network_that_cannot_shrink_says_why() -> None:

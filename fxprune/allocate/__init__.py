@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "Widths",
     "allocate",
     "allocator",
+    "check_reachable",
     "check_widths",
     "foretold",
     "frozen_groups",
@@ -70,14 +71,12 @@ def allocate(
     Raises BudgetError when the budget cannot be reached, with how far one can go; PlanError for an unknown name.
     """
     allocating = method_called(method)
-    check_widths(multiple_of, max_ratio)
-    limits = budget.absolute(cost.evaluate({}, budget.kinds))
-    asked = _Asked(cost, coupling, limits, multiple_of, frozen_groups(coupling, freeze), max_ratio)
+    asked = _Asked.of(cost, coupling, budget, multiple_of, freeze, max_ratio)
     problem = asked.problem(removals, budget.max_error)
     if not coupling.groups:
         return problem.at(np.zeros(0, dtype=np.int64))
     most = budget.max_error
-    if capacity and "params" not in limits:
+    if capacity and "params" not in asked.limits:
         widths = problem.at(solved(problem, allocating))
         removals = heeding_parameters(removals, coupling, cost, widths, capacity)
         most = None if most is None else foretold(removals, widths)
@@ -87,6 +86,24 @@ def allocate(
     timed = budget.latency is not None
     problem, rungs = aligned(partial(asked.problem, removals, most), allocating, timed)
     return problem.at(rungs)
+
+
+def check_reachable(
+    cost: Costs,
+    coupling: Coupling,
+    budget: Budget,
+    *,
+    multiple_of: int | None = 1,
+    freeze: Iterable[str] = (),
+    max_ratio: float = MAX_RATIO,
+) -> None:
+    """Raise what `allocate` would raise of these options, whatever the errors are: before they are measured.
+
+    A latency is left out: it is not known before.
+    """
+    asked = _Asked.of(cost, coupling, budget, multiple_of, freeze, max_ratio)
+    known = {kind: limit for kind, limit in asked.limits.items() if kind != "latency"}
+    replace(asked, limits=known).problem({}, None)
 
 
 @dataclass(frozen=True)
@@ -100,8 +117,24 @@ class _Asked:
     held: Collection[str]
     max_ratio: float
 
+    @classmethod
+    def of(
+        cls,
+        cost: Costs,
+        coupling: Coupling,
+        budget: Budget,
+        multiple_of: int | None,
+        freeze: Iterable[str],
+        max_ratio: float,
+    ) -> _Asked:
+        """From what a user says. Raises PlanError for an unknown name and a number out of range."""
+        check_widths(multiple_of, max_ratio)
+        limits = budget.absolute(cost.evaluate({}, budget.kinds))
+        return cls(cost, coupling, limits, multiple_of, frozen_groups(coupling, freeze), max_ratio)
+
     def problem(self, removals: Mapping[str, Removal], max_error: float | None, multiple: int = 1) -> Problem:
-        """With these curves; on ladders of multiples of some channels, where the user names none.
+        """With these curves, flat where there are none; on ladders of multiples of some channels, where the user names
+        none.
 
         Raises BudgetError where it cannot be solved.
         """
@@ -114,7 +147,9 @@ class _Asked:
             for group in self.coupling.groups
         }
         errors = {
-            name: [error_at(removals[name], width) for width in widths] if len(widths) > 1 else [0.0]
+            name: [error_at(removals[name], width) for width in widths]
+            if len(widths) > 1 and removals
+            else [0.0] * len(widths)
             for name, widths in ladders.items()
         }
         problem = Problem(self.cost, ladders, errors, self.limits, max_error)

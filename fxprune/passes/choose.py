@@ -15,6 +15,7 @@ from fxprune.allocate import (
     LIKED,
     MAX_RATIO,
     allocate,
+    check_reachable,
     check_widths,
     frozen_groups,
     ladder,
@@ -120,8 +121,15 @@ class Choose(PassBase):
                 raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
         if not coupling.groups:
             raise PlanError(nothing_shrinks(coupling))
-        frozen_groups(coupling, self.freeze)  # refuses a name that matches nothing, before the images are read
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)
+        check_reachable(  # before the images are read
+            found[COST],
+            coupling,
+            self.budget,
+            multiple_of=self.multiple_of,
+            freeze=self.freeze,
+            max_ratio=self._most,
+        )
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
         known = self.checkpoint.load("choose")
