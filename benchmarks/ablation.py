@@ -71,7 +71,7 @@ VARIANTS: dict[str, tuple[str, Callable[[Passes], Passes]]] = {
         for name in METHODS
         if name != USUAL.allocation
     },
-    "capacity": ("allocation: parameters do not count", partial(choosing, capacity=0.0)),
+    "capacity": ("allocation: parameters do not count", partial(choosing, capacities=(0.0,))),
 }
 
 

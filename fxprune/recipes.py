@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +31,8 @@ from fxprune.progress import Progress, silent
 
 Passes = tuple[PassBase, ...]
 
+TRIED = (0.0, 1.0, 2.0)  # capacities, where there is time to compare
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -53,7 +55,14 @@ class Settings:
     def __post_init__(self) -> None:
         require_budget(self.budget, "flops=0.58")
 
-    def choose(self, importance: str, allocation: str, calibration: Any, sampling: Sampling = THOROUGH) -> Choose:
+    def choose(
+        self,
+        importance: str,
+        allocation: str,
+        calibration: Any,
+        sampling: Sampling = THOROUGH,
+        capacities: Sequence[float] = (1.0,),
+    ) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""
         return Choose(
             budget=self.budget,
@@ -67,6 +76,7 @@ class Settings:
             heads=self.heads,
             timing=self.timing,
             sampling=sampling,
+            capacities=capacities,
             checkpoint=self.checkpoint,
             progress=self.progress,
         )
@@ -125,7 +135,7 @@ def fast(use: Settings) -> Passes:
 def psp(use: Settings) -> Passes:
     """Two-phase reconstruction: minutes."""
     return (
-        use.choose("second_order", "dynamic", use.calibration),
+        use.choose("second_order", "dynamic", use.calibration, capacities=TRIED),
         PinSizes(use.heads),
         use.squeeze(epochs=5, work=4e12),
         *use.shrink(),
@@ -142,7 +152,7 @@ def psp(use: Settings) -> Passes:
 def best(use: Settings) -> Passes:
     """As psp, with several times the work."""
     return (
-        use.choose("second_order", "dynamic", use.calibration),
+        use.choose("second_order", "dynamic", use.calibration, capacities=TRIED),
         PinSizes(use.heads),
         use.squeeze(epochs=20, work=1.6e13),
         *use.shrink(),
@@ -160,7 +170,7 @@ def datafree(use: Settings) -> Passes:
     """Closed form and a short polish, on images that are made from the network's own BatchNorm statistics: no data."""
     return (
         Synthesise(seed=use.seed, progress=use.progress),
-        use.choose("second_order", "dynamic", None),
+        use.choose("second_order", "dynamic", None, capacities=TRIED),
         PinSizes(use.heads),
         *use.shrink(),
         *use.reconstruct(),

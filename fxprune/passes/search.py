@@ -1,9 +1,9 @@
-"""Search: the smallest network with at most a given error."""
+"""Search: of some plans the best, and the smallest network with at most a given error, as least squares tells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import fx
@@ -15,9 +15,11 @@ from fxprune.passes.base import CALIBRATION, COST, COUPLING, DENSE, release_imag
 from fxprune.passes.fuse import Fuse
 from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.shrink import shrink
+from fxprune.progress import Measured
 from fxprune.types import Plan
 
 TRIALS = 7  # each shrinks and reconstructs a copy
+CLOSE = 1.05  # times the least error: nearer to it, a hundred held-out images cannot tell
 
 
 def smallest_plan(
@@ -25,7 +27,7 @@ def smallest_plan(
     planned: Callable[[Budget], Plan],
     budget: Budget,
     seed: int,
-    progress: Callable[[int, int, float], None],
+    progress: Measured,
 ) -> Plan:
     """The plan of least FLOPs whose error on the held-out images, after least squares, is within `budget.max_error`.
 
@@ -83,6 +85,22 @@ class _Found:
                 "allow more of it, or more FLOPs and parameters"
             )
         return self._best[1]
+
+
+def last_good(gm: fx.GraphModule, plans: Sequence[Plan], seed: int, progress: Measured) -> int:
+    """The last of the plans whose error on the held-out images, after least squares, is within `CLOSE` of the least.
+
+    The last of all where they are the same, or nothing can tell: there are no images, or no values to judge by.
+    """
+    found = state(gm)
+    last = len(plans) - 1
+    if all(plan == plans[last] for plan in plans) or CALIBRATION not in found or not judges(gm, found[COUPLING]):
+        return last
+    errors: list[float] = []
+    for plan in plans:
+        errors.append(corrected_error(gm, plan, seed))
+        progress(len(errors), len(plans), min(errors))
+    return max(index for index, error in enumerate(errors) if error <= CLOSE * min(errors))
 
 
 def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
