@@ -84,7 +84,7 @@ class Choose(PassBase):
     heads: bool = False
     timing: Timing = field(default_factory=Timing)
     sampling: Sampling = THOROUGH
-    capacities: Sequence[float] = (1.0,)
+    capacities: Sequence[float] = (2.0,)
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import fx
 
 import fxprune as fp
+from fxprune import demo
 from fxprune.errors import BudgetError, CalibrationError
 from fxprune.passes.base import clone
 from fxprune.passes.choose import Choose
+from fxprune.passes.search import CLOSE, corrected_error, last_good
 from tests.networks import build, calls, images, modified
 
 BUDGET = fp.Budget(flops=0.5)
+
+
+def widths_of(plan: fp.Plan) -> dict[str, int]:
+    return {name: len(units) for name, units in plan.kept.items()}
 
 
 def test_only_the_metadata_changes() -> None:
@@ -44,6 +51,43 @@ def test_data_is_asked_for_where_it_is_needed() -> None:
     gm = clone(fp.capture(build("Residual"), images()))
     with pytest.raises(CalibrationError, match="recipe='magnitude'"):
         Choose(BUDGET)(gm)
+
+
+def test_of_several_capacities_the_last_that_errs_about_as_little_as_any() -> None:
+    demo_images = demo.load()[0].images[:256]
+
+    def chosen(*capacities: float) -> tuple[fx.GraphModule, fp.Plan]:
+        gm = clone(fp.capture(demo.trained(), demo_images[:2]))
+        Choose(fp.Budget(flops=0.4), demo_images, allocation="dynamic", capacities=capacities)(gm)
+        return gm, gm.meta["fxprune"]["plan"]
+
+    told: list[tuple[int, int, float]] = []
+    gm, _ = chosen(0.0)
+    plans = [chosen(capacity)[1] for capacity in (0.0, 2.0, 40.0)]
+    params = [gm.meta["fxprune"]["cost"].evaluate(widths_of(plan))["params"] for plan in plans]
+    assert params == sorted(set(params)), "the more capacity counts, the more parameters stay"
+    errors = [corrected_error(gm, plan, 0) for plan in plans]
+    good = [error <= CLOSE * min(errors) for error in errors]
+    assert True in good and False in good, "the test wants a difference"
+    last = max(index for index, is_good in enumerate(good) if is_good)
+    assert last_good(gm, plans, 0, lambda *news: told.append(news)) == last
+    assert told == [(done, 3, min(errors[:done])) for done in (1, 2, 3)]
+    assert chosen(0.0, 2.0, 40.0)[1] == plans[last]
+
+
+def test_without_images_the_last_capacity_is_taken() -> None:
+    plans = []
+    for capacities in ((0.0, 2.0), (2.0,)):
+        gm = clone(fp.capture(build("Residual"), images()))
+        Choose(BUDGET, importance="magnitude", capacities=capacities)(gm)
+        plans.append(gm.meta["fxprune"]["plan"])
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize("wrong", [(), (-1.0,), (float("nan"),)])
+def test_capacities_that_are_none_are_refused(wrong: tuple[float, ...]) -> None:
+    with pytest.raises(fp.PlanError, match="capacities=.*: one or more numbers of at least 0 are needed"):
+        Choose(BUDGET, capacities=wrong)
 
 
 def test_names_are_refused_before_anything_is_captured() -> None:
