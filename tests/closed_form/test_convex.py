@@ -89,7 +89,7 @@ def test_the_solver_of_last_resort_finds_the_same(monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_next_solver_is_asked_where_one_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conic, "ATTEMPTS", (Attempt("NOT_INSTALLED", 8, {}), Attempt("CLARABEL", 8, {})))
+    monkeypatch.setattr(conic, "ATTEMPTS", (Attempt("NOT_INSTALLED", 8, {}), *conic.ATTEMPTS))
     assert solve(*drawn(3, 6, 10)).solver == "Clarabel"
 
 
