@@ -80,11 +80,12 @@ def allocate(
         widths = problem.at(solved(problem, allocating))
         removals = heeding_parameters(removals, coupling, cost, widths, capacity)
         most = None if most is None else foretold(removals, widths)
-        problem = asked.problem(removals, most)
-    if multiple_of is not None:
-        return problem.at(solved(problem, allocating))
-    timed = budget.latency is not None
-    problem, rungs = aligned(partial(asked.problem, removals, most), allocating, timed)
+    problem_of = partial(asked.problem, removals, most)
+    if multiple_of is None:
+        problem, rungs = aligned(problem_of, allocating, timed=budget.latency is not None)
+    else:
+        problem = problem_of()
+        rungs = solved(problem, allocating)
     return problem.at(rungs)
 
 

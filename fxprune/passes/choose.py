@@ -192,8 +192,9 @@ class Choose(PassBase):
         def planned(budget: Budget) -> Plan:
             if not settled:
                 plans = [self._plan(gm, removals, budget, capacity) for capacity in self.capacities]
-                heard = partial(self.progress, "compare")
-                settled.append(self.capacities[last_good(gm, plans, self.seed, heard)])
+                best = last_good(gm, plans, self.seed, partial(self.progress, "compare"))
+                settled.append(self.capacities[best])
+                return plans[best]
             return self._plan(gm, removals, budget, settled[0])
 
         if self.budget.max_error is None:

@@ -97,8 +97,9 @@ def last_good(gm: fx.GraphModule, plans: Sequence[Plan], seed: int, progress: Me
     if all(plan == plans[last] for plan in plans) or CALIBRATION not in found or not judges(gm, found[COUPLING]):
         return last
     errors: list[float] = []
-    for plan in plans:
-        errors.append(corrected_error(gm, plan, seed))
+    for index, plan in enumerate(plans):
+        first = plans.index(plan)  # several may be the same
+        errors.append(errors[first] if first < index else corrected_error(gm, plan, seed))
         progress(len(errors), len(plans), min(errors))
     return max(index for index, error in enumerate(errors) if error <= CLOSE * min(errors))
 
