@@ -23,9 +23,9 @@ import torch
 from torch.fx.passes.infra.pass_base import PassBase
 
 import fxprune as fp
-from benchmarks.accuracy_data import ROOT, SETTINGS, build, calibration, flops, judge
+from benchmarks.accuracy_data import SETTINGS, build, calibration, flops, judge
 from benchmarks.accuracy_ours import passes, run, without
-from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed, spread, write
+from benchmarks.accuracy_records import FOLDER, Record, add_arguments, carry_out, load, parsed, spread, write
 from benchmarks.accuracy_rows import Task
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.allocate import METHODS
@@ -33,7 +33,7 @@ from fxprune.importance import IMPORTANCES
 from fxprune.passes.choose import Choose
 from fxprune.passes.refine import Refine
 
-RESULTS = ROOT / "benchmarks" / "results" / "ablation.jsonl"
+RESULTS = FOLDER / "ablation.jsonl"
 KEY = ("network", "variant", "share", "seed")
 NETWORKS = ("cifar10_resnet8_mlperf", "cifar10_resnet20", "imagenet_mobilenet_v1_025")
 SHARE, EPOCHS = 0.5, 40  # of the FLOPs, to keep; of the polish

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import accuracy_folding, accuracy_ours, accuracy_peers, accuracy_plot, accuracy_retrain, accuracy_table
-from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, flops, judge
-from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed
+from benchmarks.accuracy_data import NETWORKS, SETTINGS, build, calibration, flops, judge
+from benchmarks.accuracy_records import FOLDER, Record, add_arguments, carry_out, load, parsed
 from benchmarks.accuracy_rows import KEY, PARTS, ROWS, Make, Task
 
-RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+RESULTS = FOLDER / "accuracy.jsonl"
 MAKES: dict[str, Make] = {
     "dense": lambda task: (task.model, {}),
     "tp-l1": accuracy_peers.l1,

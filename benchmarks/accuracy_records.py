@@ -18,6 +18,8 @@ from benchmarks.accuracy_data import ROOT, library
 
 Record = dict[str, Any]
 
+FOLDER = ROOT / "benchmarks" / "results"  # a file for each benchmark
+
 
 def load(path: Path, key: Sequence[str]) -> dict[tuple[Any, ...], Record]:
     """The newest record for each value of the fields `key`; none where there is no file."""

@@ -23,12 +23,11 @@ from torch.utils.benchmark import Timer
 from torchvision.models import get_model
 
 import fxprune as fp
-from benchmarks.accuracy_data import ROOT
-from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed, write
+from benchmarks.accuracy_records import FOLDER, Record, add_arguments, carry_out, load, parsed, write
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.latency.table import machine
 
-RESULTS = ROOT / "benchmarks" / "results" / "latency.jsonl"
+RESULTS = FOLDER / "latency.jsonl"
 KEY = ("network", "share", "mode", "batch")
 NETWORKS = {"resnet50": "ResNet-50", "resnet18": "ResNet-18", "mobilenet_v2": "MobileNetV2"}
 MODES = ("eager", "compiled", "frozen")  # frozen: compiled with the weights as constants, so that BatchNorm is folded

@@ -22,13 +22,13 @@ from torch import nn
 
 import fxprune as fp
 from benchmarks import precrop_masks, precrop_table
-from benchmarks.accuracy_data import ROOT, flops
-from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed
+from benchmarks.accuracy_data import flops
+from benchmarks.accuracy_records import FOLDER, Record, add_arguments, carry_out, load, parsed
 from benchmarks.precrop_networks import NETWORKS
 from benchmarks.precrop_table import DENSE, EXTRA, KEY, MASKS, METHODS
 from benchmarks.precrop_training import fit, top1, training_images
 
-RESULTS = ROOT / "benchmarks" / "results" / "precrop.jsonl"
+RESULTS = FOLDER / "precrop.jsonl"
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 LABELLED, IMAGES = ("snip", "grasp"), 128  # methods that look at labelled training images, and at how many
 EPOCHS, LONG = 20, 160

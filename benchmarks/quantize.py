@@ -27,12 +27,12 @@ from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
 
 import fxprune as fp
 from benchmarks.accuracy import chosen
-from benchmarks.accuracy_data import NETWORKS, ROOT, SETTINGS, build, calibration, chunks, judge
-from benchmarks.accuracy_records import Record, add_arguments, carry_out, load, parsed, spread, write
+from benchmarks.accuracy_data import NETWORKS, SETTINGS, build, calibration, chunks, judge
+from benchmarks.accuracy_records import FOLDER, Record, add_arguments, carry_out, load, parsed, spread, write
 from benchmarks.accuracy_table import PAGE, measured
 from fxprune.calls import attribute
 
-RESULTS = ROOT / "benchmarks" / "results" / "quantize.jsonl"
+RESULTS = FOLDER / "quantize.jsonl"
 KEY = ("network", "recipe", "share", "seed")
 FORMS = {"dense": "dense", "pruned": "pruned", "int8": "int8", "pruned_int8": "**pruned, int8**"}
 ROUNDS = 5  # of timing, in each of which every form has its turn

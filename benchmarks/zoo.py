@@ -26,10 +26,11 @@ from typing import Any
 import torch
 
 from benchmarks import examine, peer
+from benchmarks.accuracy_records import FOLDER
 from benchmarks.models import Entry, entries
 from benchmarks.zoo_table import write
 
-RESULTS = Path("benchmarks/results/zoo.jsonl")
+RESULTS = FOLDER / "zoo.jsonl"
 Findings = dict[str, Any]
 Work = Callable[..., Iterator[Findings]]
 

@@ -66,7 +66,7 @@ def draw(coupling: Coupling, plan: Plan | None = None) -> str:
     layers = _layers(graph)
     rows = [row for layer in layers for row in _rows(layer)]
     boxes = _boxes(rows)
-    kept = None if plan is None else {name: len(units) for name, units in plan.kept.items()}
+    kept = None if plan is None else plan.counts
     width = max((box.x + box.width / 2 for box in boxes.values()), default=_LEAST) + _MARGIN + _GAP
     height = max(0, len(rows) - 1) * _LAYER + _HEIGHT + 2 * _MARGIN
     title = f"{len(coupling.groups)} groups of channels"

@@ -35,7 +35,7 @@ def summary(
     plan: Plan = found[PLAN]
     configured: Configured | None = found.get(CONFIGURED)
     dense = found[COST].evaluate(kinds=budget.kinds)
-    kept = {name: len(units) for name, units in plan.kept.items()}
+    kept = plan.counts
     return Report(
         before=dense,
         after=found[COST].evaluate(kept, budget.kinds),

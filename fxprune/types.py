@@ -190,6 +190,11 @@ class Plan:
         object.__setattr__(self, "widths", {str(name): operator.index(width) for name, width in (widths or {}).items()})
 
     @property
+    def counts(self) -> dict[str, int]:
+        """How many units stay of each group that the plan names."""
+        return {name: len(units) for name, units in self.kept.items()}
+
+    @property
     def repeats(self) -> bool:
         """Whether the plan makes any unit more than once."""
         return any(len(set(units)) < len(units) for units in self.kept.values())

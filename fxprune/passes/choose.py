@@ -238,7 +238,7 @@ def check_fits(gm: fx.GraphModule, budget: Budget) -> None:
     """Raise PlanError where the plan that is handed on is impossible, BudgetError where it leaves too much."""
     found = state(gm)
     plan, kinds = check_plan(found[COUPLING], found[PLAN]), budget.kinds
-    spent = found[COST].evaluate({name: len(units) for name, units in plan.kept.items()}, kinds)
+    spent = found[COST].evaluate(plan.counts, kinds)
     for kind, limit in budget.absolute(found[COST].evaluate(kinds=kinds)).items():
         if spent[kind] > limit:
             raise BudgetError(

@@ -83,7 +83,7 @@ class Learning(PassBase):
         found = state(gm)
         if COST not in found:
             return 0
-        shrunk = {name: len(units) for name, units in found[PLAN].kept.items()} if DENSE in found else {}
+        shrunk = found[PLAN].counts if DENSE in found else {}
         each: float = 3 * found[COST].evaluate(shrunk)["flops"] + found[COST].evaluate()["flops"]
         return each * self.batch_size
 

@@ -125,5 +125,5 @@ def _next(guess: float, shift: float, low: float, high: float) -> float:
 
 
 def _flops(gm: fx.GraphModule, plan: Plan) -> float:
-    spent: int = state(gm)[COST].evaluate({name: len(units) for name, units in plan.kept.items()})["flops"]
+    spent: int = state(gm)[COST].evaluate(plan.counts)["flops"]
     return spent

@@ -110,8 +110,7 @@ class _Stopwatch:
 
     def take(self, plan: Plan, weight: float) -> float:
         """Measure what a plan leaves: nanoseconds."""
-        widths = {name: len(units) for name, units in plan.kept.items()}
-        sample = Sample(widths, self._clock.measure(shrink(self._gm, plan)).pieces, weight)
+        sample = Sample(plan.counts, self._clock.measure(shrink(self._gm, plan)).pieces, weight)
         self.found = replace(self.found, samples=(*self.found.samples, sample))
         return self.found.nanoseconds(sample)
 

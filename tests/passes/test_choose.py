@@ -17,10 +17,6 @@ from tests.networks import build, calls, images, modified
 BUDGET = fp.Budget(flops=0.5)
 
 
-def widths_of(plan: fp.Plan) -> dict[str, int]:
-    return {name: len(units) for name, units in plan.kept.items()}
-
-
 def test_only_the_metadata_changes() -> None:
     gm = clone(fp.capture(build("Residual"), images()))
     text, before = calls(gm), gm(images())
@@ -64,7 +60,7 @@ def test_of_several_capacities_the_last_that_errs_about_as_little_as_any() -> No
     told: list[tuple[int, int, float]] = []
     gm, _ = chosen(0.0)
     plans = [chosen(capacity)[1] for capacity in (0.0, 2.0, 40.0)]
-    params = [gm.meta["fxprune"]["cost"].evaluate(widths_of(plan))["params"] for plan in plans]
+    params = [gm.meta["fxprune"]["cost"].evaluate(plan.counts)["params"] for plan in plans]
     assert params == sorted(set(params)), "the more capacity counts, the more parameters stay"
     errors = [corrected_error(gm, plan, 0) for plan in plans]
     good = [error <= CLOSE * min(errors) for error in errors]
