@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxprune.calibrate.augment import augmented, is_image
@@ -102,10 +103,13 @@ class Lesson:
 
     def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
         """The mean squared error at the channels that stay, relative to the variance."""
+        fields, value = self._kept.coupling.fields.get(name, ()), widened(value)
         if value.shape != target.shape:  # the student has been shrunk
-            return _squared(value, self._cut(name, target)).mean() / self._variance[name]
-        stays = self._kept.stays(self._kept.coupling.fields.get(name, ()), target.ndim).to(target)
-        return (_squared(value, target) * stays).mean() / stays.mean() / self._variance[name]
+            return _squared(value, self._kept.cut(target, fields)) / self._variance[name]
+        if not fields:
+            return _squared(value, target) / self._variance[name]
+        stays = self._kept.stays(fields, target.ndim).to(target)
+        return _squared(value * stays, target * stays) / stays.mean() / self._variance[name]
 
     def _variances(self, batch: Batch) -> Tensors:
         """Of the values that vary, at the channels that stay, on some training images."""
@@ -164,8 +168,11 @@ class Lesson:
 
 
 def _squared(value: Tensor, target: Tensor) -> Tensor:
-    """Squared differences, zero where the target is not finite."""
-    return torch.where(target.isfinite(), widened(value) - target, 0.0).square()
+    """The mean squared difference, zero where the target is not finite."""
+    error = F.mse_loss(value, target)  # in one go; what is not finite is rare
+    if error.isfinite():
+        return error
+    return torch.where(target.isfinite(), value - target, 0.0).square().mean()
 
 
 def _mean(losses: list[Any]) -> Any:
