@@ -106,10 +106,11 @@ class Lesson:
         fields, value = self._kept.coupling.fields.get(name, ()), widened(value)
         if value.shape != target.shape:  # the student has been shrunk
             return _squared(value, self._kept.cut(target, fields)) / self._variance[name]
-        if not fields:
+        stays = self._kept.stays(fields, target.ndim)
+        if bool(stays.all()):
             return _squared(value, target) / self._variance[name]
-        stays = self._kept.stays(fields, target.ndim).to(target)
-        return _squared(value * stays, target * stays) / stays.mean() / self._variance[name]
+        share = stays.to(target)
+        return _squared(value * share, target * share) / share.mean() / self._variance[name]
 
     def _variances(self, batch: Batch) -> Tensors:
         """Of the values that vary, at the channels that stay, on some training images."""
@@ -169,6 +170,8 @@ class Lesson:
 
 def _squared(value: Tensor, target: Tensor) -> Tensor:
     """The mean squared difference, zero where the target is not finite."""
+    if value.ndim == 4 and value.is_contiguous(memory_format=LAST):  # or else the gradient would be in the other layout
+        value, target = value.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1).contiguous()
     error = F.mse_loss(value, target)  # in one go; what is not finite is rare
     if error.isfinite():
         return error
