@@ -105,12 +105,12 @@ class Lesson:
         """The mean squared error at the channels that stay, relative to the variance."""
         fields, value = self._kept.coupling.fields.get(name, ()), widened(value)
         if value.shape != target.shape:  # the student has been shrunk
-            return _squared(value, self._kept.cut(target, fields)) / self._variance[name]
+            return mean_squared(value, self._kept.cut(target, fields)) / self._variance[name]
         stays = self._kept.stays(fields, target.ndim)
         if bool(stays.all()):
-            return _squared(value, target) / self._variance[name]
+            return mean_squared(value, target) / self._variance[name]
         share = stays.to(target)
-        return _squared(value * share, target * share) / share.mean() / self._variance[name]
+        return mean_squared(value * share, target * share) / share.mean() / self._variance[name]
 
     def _variances(self, batch: Batch) -> Tensors:
         """Of the values that vary, at the channels that stay, on some training images."""
@@ -168,7 +168,7 @@ class Lesson:
         return {name: widened(v) for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
-def _squared(value: Tensor, target: Tensor) -> Tensor:
+def mean_squared(value: Tensor, target: Tensor) -> Tensor:
     """The mean squared difference, zero where the target is not finite."""
     if value.ndim == 4 and value.is_contiguous(memory_format=LAST):  # or else the gradient would be in the other layout
         value, target = value.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1).contiguous()

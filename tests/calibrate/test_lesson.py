@@ -1,4 +1,5 @@
-"""A step of several batches has the gradient of one large batch, and only parts of it are ever at work."""
+"""A step of several batches has the gradient of one large batch, and only parts of it are ever at work; errors are
+measured where the target is finite, and their gradients lie in memory as the values do."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import torch
 from torch import fx
 
 from fxprune.calibrate.images import calibration_for
-from fxprune.calibrate.lesson import Lesson, Tensors
+from fxprune.calibrate.lesson import Lesson, Tensors, mean_squared
 from fxprune.coupling.kept import Kept
 from fxprune.passes.base import state, teacher
 from tests.networks import images
@@ -50,3 +51,19 @@ def test_the_last_step_has_what_is_left_and_no_image_that_is_held_out() -> None:
     assert list(taught.training) == [0, 5]
     terms = list(taught.losses(5, dict(small.named_parameters()), torch.Generator()))
     assert len(terms) == 4
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_an_error_has_the_layout_of_the_value(layout: torch.memory_format, masked: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    value, target = torch.randn(2, 3, 5, 4, 6, generator=generator)
+    value = value.contiguous(memory_format=layout).requires_grad_()
+    if masked:
+        target[0, 0] = -torch.inf
+    error = mean_squared(value, target)
+    (gradient,) = torch.autograd.grad(error, value)
+    assert gradient.is_contiguous(memory_format=layout)
+    difference = torch.where(target.isfinite(), value.detach() - target, 0.0)
+    assert float(error.detach()) == pytest.approx(float(difference.square().mean()), rel=1e-5)
+    torch.testing.assert_close(gradient, 2 * difference / value.numel())
