@@ -31,7 +31,7 @@ def problem(name: str) -> tuple[Cost, Coupling, dict[str, Removal]]:
     return cost(gm, coupling), coupling, {group.name: magnitude(group, tensors, ()) for group in coupling.groups}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(NETWORKS)),
     method=st.sampled_from(sorted(METHODS)),
@@ -51,7 +51,7 @@ def test_a_budget_is_met_and_used_up(name: str, method: str, flops: float | None
             assert any(more[kind] > limit for kind, limit in limits.items()), f"another {group.name} would still fit"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     name=st.sampled_from(sorted(NETWORKS)),
     method=st.sampled_from(sorted(METHODS)),

@@ -72,7 +72,6 @@ def test_random_networks_are_coupled_as_by_hand_and_shrink_exactly(part: int) ->
     @seeded(part)
     @settings(
         max_examples=EXAMPLES // PARTS,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
         print_blob=False,

@@ -57,7 +57,7 @@ def drawn(seed: int, groups: int, terms: int) -> tuple[np.ndarray, list[Limit], 
     return generator.uniform(0.5, 3, groups), limits, lower, upper
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(1, 12))
 def test_the_optimum_of_a_geometric_program_satisfies_kkt(seed: int, groups: int) -> None:
     weights, limits, lower, upper = drawn(seed, groups, 2 * groups)

@@ -17,7 +17,7 @@ def gathered(x: Tensor, y: Tensor, size: int) -> Moments:
     return moments
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(rows=st.integers(2, 40), size=st.integers(1, 15), seed=st.integers(0, 99), centred=st.booleans())
 def test_batches_add_up_to_the_moments_of_all_rows(rows: int, size: int, seed: int, centred: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
