@@ -61,7 +61,7 @@ class Settings:
         allocation: str,
         calibration: Any,
         sampling: Sampling = THOROUGH,
-        capacities: Sequence[float] = (2.0,),
+        capacities: Sequence[float] = Choose.capacities,
     ) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""
         return Choose(

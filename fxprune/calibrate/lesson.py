@@ -103,10 +103,10 @@ class Lesson:
 
     def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
         """The mean squared error at the channels that stay, relative to the variance."""
-        fields, value = self._kept.coupling.fields.get(name, ()), widened(value)
+        value = widened(value)
         if value.shape != target.shape:  # the student has been shrunk
-            return mean_squared(value, self._kept.cut(target, fields)) / self._variance[name]
-        stays = self._kept.stays(fields, target.ndim)
+            return mean_squared(value, self._cut(name, target)) / self._variance[name]
+        stays = self._kept.stays(self._kept.coupling.fields.get(name, ()), target.ndim)
         if bool(stays.all()):
             return mean_squared(value, target) / self._variance[name]
         share = stays.to(target)
