@@ -76,7 +76,7 @@ def test_memory_is_what_a_run_on_one_input_computes(name: str) -> None:
     plan = random_plan(coupling, seed=1)
     small = fp.shrink(gm, plan)
     cost = fp.cost(gm, coupling)
-    kept = {group: len(units) for group, units in plan.kept.items()}
+    kept = plan.counts
     for network, widths in ((gm, {}), (small, kept)):
         run = Bytes(network)
         with torch.no_grad():

@@ -25,7 +25,7 @@ def test_only_the_metadata_changes() -> None:
     assert calls(gm) == text
     assert torch.equal(gm(images()), before)
     handed = gm.meta["fxprune"]
-    widths = {name: len(units) for name, units in handed["plan"].kept.items()}
+    widths = handed["plan"].counts
     assert handed["cost"].evaluate(widths)["flops"] <= 0.5 * handed["cost"].evaluate()["flops"]
 
 

@@ -47,7 +47,7 @@ def test_the_plan_fits_the_budget_and_no_group_could_have_more(name: str, grow: 
     handed = gm.meta["fxprune"]
     limit = 0.5 * handed["cost"].evaluate()["params"]
     widths = {group.name: group.width for group in handed["coupling"].groups}
-    widths |= {group: len(units) for group, units in handed["plan"].kept.items()}
+    widths |= handed["plan"].counts
     assert widths == handed["configured"].widths
     assert handed["cost"].evaluate(widths)["params"] <= limit
     for group in handed["coupling"].groups:

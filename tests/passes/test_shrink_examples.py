@@ -58,7 +58,7 @@ def test_two_prunes_in_a_row_equal_one(name: str) -> None:
 
 def costs_agree(small: torch.fx.GraphModule, cost: fp.Cost, plan: fp.Plan, example: tuple[torch.Tensor, ...]) -> None:
     """The symbolic cost is what FlopCounterMode and numel say of the shrunk network."""
-    widths = {group: len(units) for group, units in plan.kept.items()}
+    widths = plan.counts
     predicted = cost.evaluate(widths)
     values = {cost.symbols[group]: width for group, width in widths.items()}
     uncounted = sum(cost.by_node[node].subs(values) for node in cost.uncounted)
