@@ -96,14 +96,19 @@ class Roofline:
         return total
 
     def measured(self, found: Latencies) -> sympy.Expr:
-        """As `fitted`, straightened so that it is what was measured of the first and of the last sample."""
-        fitted = self.fitted(found)
-        at = sympy.lambdify(self._symbols, fitted, "math")
+        """As `fitted`, straightened so that it is what was measured of the first and of the last sample.
+
+        Where noise has led to a fit that does not tell the two apart, FLOPs and parameters do.
+        """
         ends = (found.samples[0], found.samples[-1])
-        first, last = (at(*self._widths(sample.widths)) for sample in ends)
         slow, fast = map(found.nanoseconds, ends)
-        slope = (slow - fast) / (first - last) if first != last else 1.0
-        return slope * (fitted - first) + slow
+        fitted = self.fitted(found)
+        for shape in (fitted, self._cost.flops + self._cost.params):
+            at = sympy.lambdify(self._symbols, shape, "math")
+            first, last = (at(*self._widths(sample.widths)) for sample in ends)
+            if (first - last) * (slow - fast) > 0:
+                return (slow - fast) / (first - last) * (shape - first) + slow
+        return fitted
 
     def _widths(self, widths: Mapping[str, int]) -> list[int]:
         return [widths.get(name, self._cost.widths[name]) for name in self._cost.symbols]

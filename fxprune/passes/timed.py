@@ -65,7 +65,7 @@ def _within(
 ) -> tuple[Plan, Latencies]:
     """Of several plans the one that leaves least of the limit, with the measurements up to it."""
     best: tuple[float, Plan, Latencies] | None = None
-    asked, possible, plan = limit, limit, None
+    asked, possible, plan, power = limit, limit, None, 1
     for done in range(ROUNDS):
         watch.fit()
         before = plan
@@ -84,7 +84,8 @@ def _within(
             best = spent, plan, watch.found
         if (1 - UNUSED) * limit <= spent < limit:
             break
-        asked *= min(1.0, limit / spent)
+        asked *= min(1.0, limit / spent) ** power
+        power = 2 * power if spent >= limit else 1  # steps that grow: a stair of the hardware may be wide
     if best is None:
         raise BudgetError(
             f"latency={limit:,.0f} was planned for, and {spent:,.0f} ns were measured: let nothing else run on this "

@@ -212,6 +212,7 @@ def test_ctrl_c_stops_cleanly(networks: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("counting")
 def test_a_measured_time_is_a_budget(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FXPRUNE_CACHE", str(tmp_path / "cache"))
     options = ("--recipe", "magnitude", "--latency", 0.98, "--latency-batch", 64, "--json")

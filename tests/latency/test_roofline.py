@@ -59,6 +59,20 @@ def test_a_weighty_sample_is_met() -> None:
     assert abs(float(fitted.subs(values)) / (1e9 * sum(odd.values())) - 1) < 1e-3
 
 
+def test_what_is_reported_is_what_was_measured_of_the_original_and_of_the_plan() -> None:
+    gm, coupling, cost = network()
+    plan = {"0.weight": 8, "2.weight": 24}
+    samples = (Sample({}, linear({})), Sample({"0.weight": 4}, linear({"0.weight": 4})), Sample(plan, linear(plan)))
+    slower = samples[2]._replace(seconds={name: 0.9 * seconds for name, seconds in linear({}).items()})
+    noise = [Sample({"0.weight": w, "2.weight": w}, dict.fromkeys(linear({}), 1.0 / w), 1e6) for w in (4, 8)]
+    for found in (samples, (*samples[:2], slower), (samples[0], *noise, slower)):  # the last fit is a constant
+        latencies = Latencies("here", 2.0, found)
+        measured = Roofline(gm, coupling, cost, fused=False).measured(latencies)
+        for sample in (found[0], found[-1]):
+            values = {cost.symbols[name]: sample.widths.get(name, width) for name, width in cost.widths.items()}
+            assert abs(float(measured.subs(values)) / latencies.nanoseconds(sample) - 1) < 1e-9
+
+
 def test_the_pieces_that_are_measured_are_those_that_are_fitted(tmp_path: object) -> None:
     gm, coupling, cost = network()
     measured = Clock(gm, Timing(table=f"{tmp_path}/latency.json")).measure(gm)

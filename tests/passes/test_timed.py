@@ -10,24 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 import fxprune as fp
 from fxprune.errors import BudgetError
 from fxprune.latency import clock
 from tests.networks import images
 from tests.networks.classifiers import conv_norm
-
-
-def counted(call: Callable[..., Any], inputs: tuple[Any, ...]) -> float:
-    """Seconds of a machine to which sizes are all multiples of 32: a step of the stairs is a quarter of a group."""
-    shapes = [value.shape for value in pytree.tree_leaves(inputs) if isinstance(value, Tensor)]
-    return 1e-6 + 1e-9 * sum(torch.Size(-(-size // 32) * 32 for size in shape).numel() for shape in shapes)
-
-
-@pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clock, "least_seconds", counted)
 
 
 def pruned(tmp_path: Path, **options: Any) -> fp.Result:
@@ -81,9 +69,11 @@ def test_a_latency_out_of_reach_is_refused_with_how_far_one_can_go(tmp_path: Pat
         pruned(tmp_path, budget=fp.Budget(latency=2.0))
 
 
-def test_real_times_are_kept_and_give_the_same_plan_again(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("counting")
+def test_times_are_kept_and_give_the_same_plan_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pruned(tmp_path)
     table = (tmp_path / "latency.json").read_text()
+    monkeypatch.delattr(clock, "least_seconds")  # nothing is measured again
     again = pruned(tmp_path)
     assert (tmp_path / "latency.json").read_text() == table
     assert again.plan == first.plan and again.report.after == first.report.after
