@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.lesson import Lesson, Tensors
+from fxprune.calibrate.muon import Muon
 from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.moments import widened
 from fxprune.progress import Measured, unheard
@@ -29,7 +30,7 @@ class Descent:
 
     steps: in all; those of an epoch that the last one does not fill count too.
     rate: the size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
-    seed: of the order of the batches and of the augmentation.
+    seed: of the order of the batches.
     stage: under which name the checkpoint knows this descent.
     """
 
@@ -76,17 +77,22 @@ class Descent:
         progress: _Progress,
         after_step: AfterStep | None = None,
     ) -> None:
+        epoch = progress.done // len(lesson.training)
         for index in torch.randperm(len(lesson.training), generator=generator).tolist():
             if progress.done < self.steps:
-                self._step(lesson, weights, generator, lesson.training[index], progress.done)
+                self._step(
+                    lesson.losses(lesson.training[index], weights.tensors(detached=False), epoch),
+                    weights,
+                    progress.done,
+                )
                 progress.done += 1
                 if after_step is not None:
                     after_step(weights.tensors(), progress.done / self.steps)
                 self.report(progress.done, self.steps, progress.best_loss)
 
-    def _step(self, lesson: Lesson, weights: _Weights, generator: torch.Generator, first: int, done: int) -> None:
+    def _step(self, losses: Iterable[Tensor], weights: _Weights, done: int) -> None:
         with torch.enable_grad():
-            for loss in lesson.losses(first, weights.tensors(detached=False), generator):
+            for loss in losses:
                 if loss.requires_grad:
                     loss.backward()
         weights.step(_schedule(done, self.steps))
@@ -127,7 +133,7 @@ class _Weights:
         vectors = [_stepping(leaf, 0.1 * rate) for leaf in self._leaves.values() if leaf.ndim < 2]
         self.optimizers: list[torch.optim.Optimizer] = []
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"))
+            self.optimizers.append(Muon(matrices))
         if vectors:
             self.optimizers.append(torch.optim.Adam(vectors))
 

@@ -68,23 +68,25 @@ class Learning(PassBase):
             batch_size=self.batch_size,
             augment=self.augment,
             memory=self.memory,
+            seed=self.seed,
         )
 
     def _descent(self, gm: fx.GraphModule, lesson: Lesson) -> Descent:
         """As many steps as the epochs take, or the work pays for."""
         stage = type(self).__name__.lower()
         work = self.work * (1 if device_of(gm).type == "cpu" else FASTER)
-        steps = affordable_steps(self.epochs, len(lesson.training), self._step_cost(gm), work)
+        steps = affordable_steps(self.epochs, len(lesson.training), self._step_cost(gm, lesson), work)
         return Descent(steps, self.rate, self.seed, stage, self.checkpoint, self.progress)
 
-    def _step_cost(self, gm: fx.GraphModule) -> float:
+    def _step_cost(self, gm: fx.GraphModule, lesson: Lesson) -> float:
         """Floating-point operations of a step: forward and backward are three times the forward; the teacher's comes on
-        top."""
+        top where it has to answer."""
         found = state(gm)
         if COST not in found:
             return 0
         shrunk = found[PLAN].counts if DENSE in found else {}
-        each: float = 3 * found[COST].evaluate(shrunk)["flops"] + found[COST].evaluate()["flops"]
+        student, dense = (found[COST].evaluate(widths)["flops"] for widths in (shrunk, {}))
+        each: float = 3 * student + lesson.share_answered * dense
         return each * self.batch_size
 
 
