@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ class Descent:
 
     steps: in all; those of an epoch that the last one does not fill count too.
     rate: the size of a step, relative to the root mean square of a matrix; a tenth of that for a vector.
-    seed: of the order of the batches.
+    seed: of the order of the batches and of the augmentation.
     stage: under which name the checkpoint knows this descent.
     """
 
@@ -77,22 +77,17 @@ class Descent:
         progress: _Progress,
         after_step: AfterStep | None = None,
     ) -> None:
-        epoch = progress.done // len(lesson.training)
         for index in torch.randperm(len(lesson.training), generator=generator).tolist():
             if progress.done < self.steps:
-                self._step(
-                    lesson.losses(lesson.training[index], weights.tensors(detached=False), epoch),
-                    weights,
-                    progress.done,
-                )
+                self._step(lesson, weights, generator, lesson.training[index], progress.done)
                 progress.done += 1
                 if after_step is not None:
                     after_step(weights.tensors(), progress.done / self.steps)
                 self.report(progress.done, self.steps, progress.best_loss)
 
-    def _step(self, losses: Iterable[Tensor], weights: _Weights, done: int) -> None:
+    def _step(self, lesson: Lesson, weights: _Weights, generator: torch.Generator, first: int, done: int) -> None:
         with torch.enable_grad():
-            for loss in losses:
+            for loss in lesson.losses(first, weights.tensors(detached=False), generator):
                 if loss.requires_grad:
                     loss.backward()
         weights.step(_schedule(done, self.steps))

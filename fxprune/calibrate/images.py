@@ -102,8 +102,7 @@ def calibration_for(
 
     data: a tensor [images, ...], a DataLoader, or any iterable of tensors, tuples (first item: the input) or dicts
         (by the names of the inputs). It is read once. A Calibration is taken as it is.
-    batch_size: images in a batch; 64 where nothing is said, or fewer where so many would be more than what is held out,
-        or more than fit a pass through the network.
+    batch_size: images in a batch; 64 where nothing is said, or as many as fit a pass through the network.
     held_out: the share of the images kept apart for judging, drawn with `seed`; in whole batches where the graph takes
         no others.
 
@@ -116,7 +115,7 @@ def calibration_for(
     columns = gathered(_checked(inputs, data))
     if not columns or len(columns[0]) == 0:
         raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
-    most = min(BATCH, math.ceil(held_out * len(columns[0])) or BATCH, images_at_once(gm))
+    most = min(BATCH, images_at_once(gm))
     size = _static_batch(inputs) or batch_size or most
     count = len(columns[0]) if _static_batch(inputs) is None else len(columns[0]) // size * size
     if count == 0:

@@ -19,8 +19,6 @@ from fxprune.closed_form.moments import widened
 from fxprune.coupling.kept import Kept
 
 Tensors = dict[str, Tensor]
-ECHOES = 2  # epochs that see the same mirrored, shifted and mixed images, and the teacher's answers to them
-MANY = 1 << 20  # more views of a batch than there will be
 LAST = torch.channels_last
 
 
@@ -32,9 +30,8 @@ class Lesson:
 
     student: the graph whose weights are to be found. teacher: the dense graph, with the same node names.
     kept: what stays; a student that has not been shrunk yet is judged at those channels alone.
-    augment: mirror, shift and mix the training images, anew after every second epoch (data echoing: Choi et al., 2019).
-    seed: of that.
-    memory: bytes of images and answers to keep; a batch that is not kept is augmented anew in every epoch.
+    augment: mirror, shift and mix the training images; then the teacher looks at each image anew.
+    memory: bytes of the teacher's values to keep where it need not.
     """
 
     def __init__(
@@ -48,7 +45,6 @@ class Lesson:
         batch_size: int,
         augment: bool,
         memory: int,
-        seed: int = 0,
     ) -> None:
         self._teacher, self._student, self._kept = Evaluator(teacher), Evaluator(student), kept
         self._outputs, self._inside = judged_of(student), inside
@@ -62,22 +58,26 @@ class Lesson:
         first = self._batches[0]
         self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
-        self._seed = seed
-        targets = self._targets(first)
-        self._variance = self._variances(targets)
-        self._known: dict[int, tuple[int, Batch, Tensors]] = {}
-        self._room = memory // sum(tensor.nbytes for tensor in (*first, *targets.values()))
+        self._known: dict[int, Tensors] = {}
+        self._room = memory
+        self._variance = self._variances(first)
         reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
         self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
 
-    def losses(self, first: int, weights: Mapping[str, Tensor], epoch: int) -> Iterator[Tensor]:
+    def losses(self, first: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
         """The loss of the step that begins at batch `first` when the parameters named in `weights` are these, in terms.
 
         Each term is of as many images as fit a pass: take its gradient before the next is computed.
         """
         together = range(first, min(first + self.training.step, self._held_out.start))
         for index in together:
-            yield self._loss(*self._example(index, epoch), weights) / len(together)
+            batch = self._batches[index]
+            if self._augment:
+                batch = augmented(batch, generator)
+                targets = self._targets(batch)
+            else:
+                targets = self._remembered(index, batch)
+            yield self._loss(batch, targets, weights) / len(together)
 
     def judge(self, weights: Mapping[str, Tensor], images: float = math.inf) -> float:
         """The mean loss over the held-out batches, or the first that hold so many images; infinite where it is not
@@ -85,8 +85,8 @@ class Lesson:
         losses = []
         with torch.no_grad():
             for index in self._held_out:
-                batch, targets = self._example(index, 0)
-                losses.append(float(self._loss(batch, targets, weights)))
+                batch = self._batches[index]
+                losses.append(float(self._loss(batch, self._remembered(index, batch), weights)))
                 images -= len(batch[0])
                 if images <= 0:
                     break
@@ -112,8 +112,9 @@ class Lesson:
         share = stays.to(target)
         return mean_squared(value * share, target * share) / share.mean() / self._variance[name]
 
-    def _variances(self, targets: Tensors) -> Tensors:
+    def _variances(self, batch: Batch) -> Tensors:
         """Of the values that vary, at the channels that stay, on some training images."""
+        targets = self._targets(batch)
         cut = {name: torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0) for name, target in targets.items()}
         found = {name: value.var() for name, value in cut.items() if value.numel() > 1}
         return {name: variance.clamp_min(1e-12) for name, variance in found.items() if float(variance) > 0}
@@ -126,31 +127,15 @@ class Lesson:
     def _cut(self, name: str, value: Tensor) -> Tensor:
         return self._kept.cut(value, self._kept.coupling.fields.get(name, ()))
 
-    @property
-    def share_answered(self) -> float:
-        """The share of an epoch's images, on average, to which the teacher has to give new answers."""
-        kept = sum(map(self._is_kept, range(self._held_out.start))) / self._held_out.start
-        return 1 - kept * (1 - 1 / ECHOES) if self._augment else 1 - kept
-
-    def _is_kept(self, index: int) -> bool:
-        """Whether there is room for a batch and the answers to it: those held out come first."""
-        place = index - self._held_out.start if index in self._held_out else index + len(self._held_out)
-        return place < self._room
-
-    def _example(self, index: int, epoch: int) -> tuple[Batch, Tensors]:
-        """A batch as it is seen in an epoch, and the teacher's answers; the same again in a run that goes on."""
-        changes, kept = self._augment and index not in self._held_out, self._is_kept(index)
-        view = epoch // (ECHOES if kept else 1) if changes else 0
-        if index in self._known and self._known[index][0] == view:
-            return self._known[index][1:]
-        batch = self._batches[index]
-        if changes:
-            seed = (self._seed * len(self._batches) + index) * MANY + view
-            batch = augmented(batch, torch.Generator().manual_seed(seed))
-        targets = self._targets(batch)
-        if kept:
-            self._known[index] = view, batch, targets
-        return batch, targets
+    def _remembered(self, index: int, batch: Batch) -> Tensors:
+        """As `_targets`, kept for the next time as long as there is room."""
+        if index not in self._known:
+            targets = self._targets(batch)
+            self._room -= sum(target.numel() * target.element_size() for target in targets.values())
+            if self._room <= 0:
+                return targets
+            self._known[index] = targets
+        return self._known[index]
 
     def _inputs(self, network: Evaluator, batch: Batch) -> Values:
         values = to_device(network.gm, batch)

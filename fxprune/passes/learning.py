@@ -68,25 +68,23 @@ class Learning(PassBase):
             batch_size=self.batch_size,
             augment=self.augment,
             memory=self.memory,
-            seed=self.seed,
         )
 
     def _descent(self, gm: fx.GraphModule, lesson: Lesson) -> Descent:
         """As many steps as the epochs take, or the work pays for."""
         stage = type(self).__name__.lower()
         work = self.work * (1 if device_of(gm).type == "cpu" else FASTER)
-        steps = affordable_steps(self.epochs, len(lesson.training), self._step_cost(gm, lesson), work)
+        steps = affordable_steps(self.epochs, len(lesson.training), self._step_cost(gm), work)
         return Descent(steps, self.rate, self.seed, stage, self.checkpoint, self.progress)
 
-    def _step_cost(self, gm: fx.GraphModule, lesson: Lesson) -> float:
+    def _step_cost(self, gm: fx.GraphModule) -> float:
         """Floating-point operations of a step: forward and backward are three times the forward; the teacher's comes on
-        top where it has to answer."""
+        top."""
         found = state(gm)
         if COST not in found:
             return 0
         shrunk = found[PLAN].counts if DENSE in found else {}
-        student, dense = (found[COST].evaluate(widths)["flops"] for widths in (shrunk, {}))
-        each: float = 3 * student + lesson.share_answered * dense
+        each: float = 3 * found[COST].evaluate(shrunk)["flops"] + found[COST].evaluate()["flops"]
         return each * self.batch_size
 
 
