@@ -90,14 +90,14 @@ def test_writes_into_buffers_and_inputs_stay(decomposed: bool) -> None:
 def test_a_program_is_pruned_to_a_budget_and_to_a_module() -> None:
     program, data = exported(build("Residual"), images()), torch.randn(40, 3, 8, 8)
     budget = fp.Budget(params=0.7)
-    small = fp.prune_exported(program, budget=budget, calibration=data)
+    small = fp.prune_exported(program, budget=budget, calibration=data, recipe="fast")
     sizes = [sum(p.numel() for p in item.parameters()) for item in (program, small)]
     assert sizes[1] <= 0.7 * sizes[0]
     assert [spec.arg.name for spec in small.graph_signature.input_specs] == [
         spec.arg.name for spec in program.graph_signature.input_specs
     ]
     assert "batch_norm" in str(small.graph)
-    result = fp.prune(program, budget=budget, calibration=data)
+    result = fp.prune(program, budget=budget, calibration=data, recipe="fast")
     torch.testing.assert_close(small.module()(images()), result.model(images()))
     torch.testing.assert_close(result.program().module()(images(5)), result.model(images(5)))
 

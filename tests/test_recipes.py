@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,11 @@ DATA = images(batch=128, seed=3)
 def pruned(**options: Any) -> fp.Result:
     settings: dict[str, Any] = {"budget": HALF, "calibration": DATA, **options}
     return fp.prune(build("Residual"), images(), **settings)
+
+
+@cache
+def pruned_by_default() -> fp.Result:
+    return pruned()
 
 
 def digits(**options: Any) -> fp.Result:
@@ -61,7 +67,7 @@ def test_every_recipe_meets_the_budget_and_is_proven(recipe: str) -> None:
 
 
 def test_stages_tell_how_the_held_out_error_falls() -> None:
-    stages = pruned().report.stages
+    stages = pruned_by_default().report.stages
     assert [stage for stage, *_ in stages] == ["squeeze", "least squares", "batch norm", "refine"]
     assert all(after <= before for _, before, after in stages[:3])
     assert stages[-1].after < stages[0].before
@@ -100,7 +106,7 @@ def test_an_error_that_cannot_be_met() -> None:
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     state = tmp_path / "state"
-    whole = pruned()
+    whole = pruned_by_default()
 
     def stop(stage: str, done: int, total: int, error: float | None = None) -> None:
         if stage == "refine" and done > total // 2:

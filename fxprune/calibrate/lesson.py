@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from fxprune.calibrate.augment import augmented, is_image
@@ -15,6 +14,8 @@ from fxprune.calibrate.contraction import contractions
 from fxprune.calibrate.cuts import cut_points
 from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Batch, Calibration
+from fxprune.calibrate.joined import joined
+from fxprune.calls import device_of
 from fxprune.closed_form.moments import widened
 from fxprune.coupling.kept import Kept
 
@@ -46,15 +47,15 @@ class Lesson:
         augment: bool,
         memory: int,
     ) -> None:
-        self._teacher, self._student, self._kept = Evaluator(teacher), Evaluator(student), kept
+        self._teacher, self._student, self._kept = Evaluator(joined(teacher)), Evaluator(joined(student)), kept
+        self._constants = {network: _constants(network.gm) for network in (self._teacher, self._student)}
         self._outputs, self._inside = judged_of(student), inside
         sources = {item.source for item in contractions(student).values()}
         self._cuts = [name for name in cut_points(student) if name in sources]
         small = calibration.finer(batch_size)
         self._batches = small.batches  # read anew each time: all of them at once may not fit the memory
         self._held_out = small.judging
-        joined = max(1, round(batch_size / max(small.sizes)))
-        self.training = range(0, len(small.fitting), joined)
+        self.training = range(0, len(small.fitting), max(1, round(batch_size / max(small.sizes))))
         first = self._batches[0]
         self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
@@ -138,10 +139,11 @@ class Lesson:
         return self._known[index]
 
     def _inputs(self, network: Evaluator, batch: Batch) -> Values:
+        """A batch and the parameters, as values of the nodes that read them."""
         values = to_device(network.gm, batch)
-        if not self._channels_last:
-            return values
-        return {name: v.contiguous(memory_format=LAST) if is_image(v) else v for name, v in values.items()}
+        if self._channels_last:
+            values = {name: v.contiguous(memory_format=LAST) if is_image(v) else v for name, v in values.items()}
+        return {**self._constants[network], **values}
 
     def _runs_in_channels_last(self) -> bool:
         """Whether both networks take images in that layout, in which a CPU trains convolutions in about half the time.
@@ -153,10 +155,9 @@ class Lesson:
         try:
             with torch.no_grad():
                 for network in (self._teacher, self._student):
-                    inputs = self._inputs(network, batch)
-                    if not any(is_image(value) and value.device.type == "cpu" for value in inputs.values()):
+                    if device_of(network.gm).type != "cpu" or not any(map(is_image, batch)):
                         return False
-                    network(self._outputs, inputs)
+                    network(self._outputs, self._inputs(network, batch))
         except RuntimeError:
             return False
         return True
@@ -170,12 +171,33 @@ class Lesson:
 
 def mean_squared(value: Tensor, target: Tensor) -> Tensor:
     """The mean squared difference, zero where the target is not finite."""
-    if value.ndim == 4 and value.is_contiguous(memory_format=LAST):  # or else the gradient would be in the other layout
-        value, target = value.permute(0, 2, 3, 1), target.permute(0, 2, 3, 1).contiguous()
-    error = F.mse_loss(value, target)  # in one go; what is not finite is rare
-    if error.isfinite():
-        return error
-    return torch.where(target.isfinite(), value - target, 0.0).square().mean()
+    error: Tensor = _MeanSquare.apply(value, target)  # as it is; what is not finite is rare
+    if not error.isfinite():
+        error = _MeanSquare.apply(value, torch.where(target.isfinite(), target, value.detach()))
+    return error
+
+
+class _MeanSquare(torch.autograd.Function):
+    """One pass over both for the difference, which is kept, and one over it: `mse_loss` takes twice that, and gives
+    gradients in a layout of its own, which slows the whole backward pass down."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, target: Tensor) -> Tensor:
+        difference = value - target
+        ctx.save_for_backward(difference)
+        flat = difference.permute(0, 2, 3, 1) if difference.ndim == 4 else difference
+        row = flat.reshape(-1)
+        return torch.dot(row, row) / row.numel()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (difference,) = ctx.saved_tensors
+        return difference * (gradient * (2 / difference.numel())), None
+
+
+def _constants(gm: fx.GraphModule) -> Values:
+    """The tensors that a graph reads, looked up once."""
+    return {node.name: attribute(gm, str(node.target)) for node in gm.graph.nodes if node.op == "get_attr"}
 
 
 def _mean(losses: list[Any]) -> Any:
