@@ -61,7 +61,8 @@ class Lesson:
         self._channels_last = self._runs_in_channels_last()
         self._known: dict[int, Tensors] = {}
         self._room = memory
-        self._variance = self._variances(first)
+        targets = self._targets(first)
+        self._variance, self._staying = self._variances(targets), self._masks(targets)
         reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
         self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
 
@@ -107,18 +108,22 @@ class Lesson:
         value = widened(value)
         if value.shape != target.shape:  # the student has been shrunk
             return mean_squared(value, self._cut(name, target)) / self._variance[name]
-        stays = self._kept.stays(self._kept.coupling.fields.get(name, ()), target.ndim)
-        if bool(stays.all()):
+        if name not in self._staying:
             return mean_squared(value, target) / self._variance[name]
-        share = stays.to(target)
+        share = self._staying[name]
         return mean_squared(value * share, target * share) / share.mean() / self._variance[name]
 
-    def _variances(self, batch: Batch) -> Tensors:
-        """Of the values that vary, at the channels that stay, on some training images."""
-        targets = self._targets(batch)
+    def _variances(self, targets: Tensors) -> Tensors:
+        """Of the values that vary, at the channels that stay."""
         cut = {name: torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0) for name, target in targets.items()}
         found = {name: value.var() for name, value in cut.items() if value.numel() > 1}
         return {name: variance.clamp_min(1e-12) for name, variance in found.items() if float(variance) > 0}
+
+    def _masks(self, targets: Tensors) -> Tensors:
+        """1 at the elements that stay, 0 at those that leave, of the values from which any leave."""
+        fields = self._kept.coupling.fields
+        stays = {name: self._kept.stays(fields.get(name, ()), target.ndim) for name, target in targets.items()}
+        return {name: mask.to(targets[name]) for name, mask in stays.items() if not bool(mask.all())}
 
     @property
     def says_nothing(self) -> bool:
