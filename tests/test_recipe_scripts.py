@@ -13,7 +13,14 @@ from fxprune.importance import IMPORTANCES
 FOLDER = Path(__file__).parents[1] / "docs" / "recipes"
 SCRIPTS = sorted(path.name for path in FOLDER.glob("*.py"))
 INT8 = "torchvision_to_int8.py"
-LONG = {"detector_backbone.py", "own_importance.py", "segmentation.py", "to_onnx.py", "torchvision_classifier.py"}
+LONG = {
+    "continue_training.py",
+    "detector_backbone.py",
+    "own_importance.py",
+    "segmentation.py",
+    "to_onnx.py",
+    "torchvision_classifier.py",
+}
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,9 @@ def every_pass() -> list[type[PassBase]]:
     return [kind for _, kind in module.passes()]
 
 
+ALONE = (Configure, Initialise, Synthesise, Recalibrate)  # whose pipeline is not that of the others
+
+
 def pipeline_with(kind: type[PassBase]) -> list[PassBase]:
     """A pipeline in which the pass occurs, the passes that learn having little to do."""
     if kind in (Configure, Initialise):
@@ -89,16 +92,26 @@ def pipeline_with(kind: type[PassBase]) -> list[PassBase]:
 
 
 @cache
-def shared(kind: type[PassBase], name: str) -> tuple[nn.Module, fx.GraphModule, PassBase]:
-    """As `prepared`, with the model that the graph shares its tensors with: the same ones in every test."""
+def before_each(name: str, kind: type[PassBase]) -> dict[type[PassBase], tuple[nn.Module, fx.GraphModule]]:
+    """A network and its graph before each pass of the pipeline that is made for `kind`."""
     torch.manual_seed(0)
     model = MODELS[name]()
     gm = clone(fp.capture(model, images(), dynamic_shapes=IMAGES))
+    found: dict[type[PassBase], tuple[nn.Module, fx.GraphModule]] = {}
     for step in pipeline_with(kind):
-        if type(step) is kind:
-            return model, gm, step
+        twins = copy.deepcopy((model, gm))  # which share their tensors, too
+        twins[1].meta = {**gm.meta, "fxprune": dict(state(gm))}
+        found.setdefault(type(step), twins)
         step(gm)
-    raise AssertionError(f"no pipeline has {kind.__name__}: add one to pipeline_with")
+    return found
+
+
+def shared(kind: type[PassBase], name: str) -> tuple[nn.Module, fx.GraphModule, PassBase]:
+    """As `prepared`, with the model that the graph shares its tensors with: the same ones in every test."""
+    found = before_each(name, kind if kind in ALONE else Refine)
+    assert kind in found, f"no pipeline has {kind.__name__}: add one to pipeline_with"
+    model, gm = found[kind]
+    return model, gm, ordered(kind)
 
 
 def prepared(kind: type[PassBase], name: str) -> tuple[fx.GraphModule, PassBase]:

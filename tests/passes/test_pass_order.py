@@ -67,7 +67,8 @@ def test_a_choice_after_the_removal_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [pytest.param(name, marks=pytest.mark.slow) if name == "best" else name for name in RECIPES]
+    "recipe",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("best", "datafree") else name for name in RECIPES],
 )
 def test_a_recipe_in_a_pass_manager_gives_what_prune_gives(recipe: str) -> None:
     data = None if recipe in ("datafree", "magnitude") else DATA[:48]
