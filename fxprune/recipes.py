@@ -20,7 +20,7 @@ from fxprune.passes.fuse import Fuse
 from fxprune.passes.lift import Lift
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.recalibrate import Recalibrate
-from fxprune.passes.reconstruct import Reconstruct
+from fxprune.passes.reconstruct import FEW_ROWS, Reconstruct
 from fxprune.passes.refine import Refine
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.squeeze import Squeeze
@@ -123,7 +123,7 @@ def fast(use: Settings) -> Passes:
         use.choose("second_order", "dynamic", use.calibration, THRIFTY),
         PinSizes(use.heads),
         *use.shrink(),
-        *use.reconstruct(rows_per_input=40),
+        *use.reconstruct(rows_per_input=FEW_ROWS),
         Recalibrate(),
         Compare(),
         Tidy(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fxprune.calls import bound_arguments
 
@@ -30,6 +30,12 @@ def batch_norm_after(node: fx.Node) -> fx.Node | None:
     user = next(iter(node.users))
     evaluates = user.target is BATCH_NORM and user.args[0] is node and user.args[5] is False
     return user if evaluates and isinstance(user.args[3], fx.Node) else None
+
+
+def gain(weight: Tensor | None, variance: Tensor, eps: float) -> Tensor:
+    """What a BatchNorm in evaluation multiplies each channel by."""
+    scale = (variance + eps).rsqrt()
+    return scale if weight is None else scale * weight
 
 
 def _used_once(value: object) -> bool:

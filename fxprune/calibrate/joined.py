@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from fxprune.calibrate.homes import batch_norm_after
+from fxprune.calibrate.homes import batch_norm_after, gain
 from fxprune.calls import bound_arguments
 
 aten = torch.ops.aten
@@ -56,8 +56,7 @@ def convolved(
     eps: float,
 ) -> Tensor:
     """What BatchNorm in evaluation makes of a convolution's output."""
-    scale = torch.rsqrt(variance + eps)
-    scale = scale if gamma is None else scale * gamma
+    scale = gain(gamma, variance, eps)
     shift = -mean if bias is None else bias - mean
     shift = shift * scale if beta is None else torch.addcmul(beta, shift, scale)
     result: Tensor = convolution(source, weight * scale.view(-1, *(1,) * (weight.ndim - 1)), shift, *rest)

@@ -63,8 +63,7 @@ class Lesson:
         self._room = memory
         targets = self._targets(first)
         self._variance, self._staying = self._variances(targets), self._masks(targets)
-        reads = [(node.name, str(node.target)) for node in student.graph.nodes if node.op == "get_attr"]
-        self._reads = [(name, target, attribute(student, target).dtype) for name, target in reads]
+        self._reads = {node.name: str(node.target) for node in student.graph.nodes if node.op == "get_attr"}
 
     def losses(self, first: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
         """The loss of the step that begins at batch `first` when the parameters named in `weights` are these, in terms.
@@ -96,8 +95,9 @@ class Lesson:
         return mean if math.isfinite(mean) else math.inf
 
     def _loss(self, batch: Batch, targets: Tensors, weights: Mapping[str, Tensor]) -> Tensor:
-        stand_ins = {name: weights[target].to(dtype) for name, target, dtype in self._reads if target in weights}
-        values = self._student(targets, {**self._inputs(self._student, batch), **stand_ins})
+        given = self._inputs(self._student, batch)
+        stand_ins = {name: weights[read].to(given[name].dtype) for name, read in self._reads.items() if read in weights}
+        values = self._student(targets, {**given, **stand_ins})
         errors = {name: self._error(name, values[name], targets[name]) for name in self._variance}
         outputs = [errors[name] for name in self._outputs if name in errors]
         loss: Tensor = _mean(outputs) + self._inside * _mean([errors[name] for name in self._cuts if name in errors])
@@ -190,8 +190,8 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, target: Tensor) -> Tensor:
         difference = value - target
         ctx.save_for_backward(difference)
-        flat = difference.permute(0, 2, 3, 1) if difference.ndim == 4 else difference
-        row = flat.reshape(-1)
+        last = difference.ndim == 4 and difference.is_contiguous(memory_format=LAST)
+        row = (difference.permute(0, 2, 3, 1) if last else difference).reshape(-1)  # as it lies in memory: no copy
         return torch.dot(row, row) / row.numel()
 
     @staticmethod

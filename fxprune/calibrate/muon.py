@@ -56,7 +56,10 @@ class Muon(Optimizer):
     def _momentum(self, matrix: Tensor) -> Tensor:
         """Where the next gradient is expected to point."""
         assert matrix.grad is not None
-        momentum: Tensor = self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
+        state = self.state[matrix]
+        if not state:
+            state["momentum"] = torch.zeros_like(matrix)
+        momentum: Tensor = state["momentum"]
         momentum.lerp_(matrix.grad, 1 - MOMENTUM)
         return matrix.grad.lerp(momentum, MOMENTUM)
 

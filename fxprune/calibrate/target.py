@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction
 from fxprune.calibrate.evaluate import attribute
-from fxprune.calibrate.homes import batch_norm_after
+from fxprune.calibrate.homes import batch_norm_after, gain
 
 ADD = torch.ops.aten.add.Tensor
 
@@ -108,5 +108,5 @@ def _gain(gm: fx.GraphModule, norm: fx.Node) -> Tensor:
     assert isinstance(variance, fx.Node)
     eps = norm.args[7]
     assert isinstance(eps, float)
-    scale = (attribute(gm, str(variance.target)) + eps).rsqrt()
-    return scale * attribute(gm, str(weight.target)) if isinstance(weight, fx.Node) else scale
+    gamma = attribute(gm, str(weight.target)) if isinstance(weight, fx.Node) else None
+    return gain(gamma, attribute(gm, str(variance.target)), eps)

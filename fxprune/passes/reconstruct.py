@@ -40,6 +40,7 @@ from fxprune.progress import Measured, unheard
 from fxprune.types import Coupling, Plan
 
 RECONSTRUCTED = "reconstructed"
+FEW_ROWS = 40  # for each input, where it is to be quick: comparing plans needs no more
 CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
 
 

@@ -13,13 +13,12 @@ from fxprune.calibrate.judge import judges, output_error
 from fxprune.errors import BudgetError
 from fxprune.passes.base import CALIBRATION, COST, COUPLING, DENSE, release_images, state, teacher
 from fxprune.passes.fuse import Fuse
-from fxprune.passes.reconstruct import Reconstruct
+from fxprune.passes.reconstruct import FEW_ROWS, Reconstruct
 from fxprune.passes.shrink import shrink
 from fxprune.progress import Measured
 from fxprune.types import Plan
 
 TRIALS = 7  # each shrinks and reconstructs a copy
-ROWS = 40  # for each input of a contraction: a comparison needs no more of them
 CLOSE = 1.05  # times the least error: nearer to it, a hundred held-out images cannot tell
 
 
@@ -108,7 +107,7 @@ def last_good(gm: fx.GraphModule, plans: Sequence[Plan], seed: int, progress: Me
 def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
     """The held-out error of the outputs when `plan` is applied to a copy and least squares corrects it."""
     trial = shrink(gm, plan)
-    for step in (Reconstruct(rows_per_input=ROWS, seed=seed), Fuse()):
+    for step in (Reconstruct(rows_per_input=FEW_ROWS, seed=seed), Fuse()):
         step(trial)
     error = output_error(teacher(trial), trial, state(gm)[CALIBRATION])
     release_images(trial, state(trial)[DENSE])  # caches of torch.fx may keep a graph for a while

@@ -19,8 +19,7 @@ from fxprune.errors import RewriteError
 from fxprune.passes.base import clone
 from fxprune.passes.fuse import Fuse
 from fxprune.passes.pin_sizes import PinSizes
-from fxprune.passes.reconstruct import Reconstruct
-from fxprune.passes.search import ROWS
+from fxprune.passes.reconstruct import FEW_ROWS, Reconstruct
 from fxprune.passes.shrink import Shrink
 from fxprune.passes.squeeze import Squeeze
 from tests.networks import NETWORKS, build, calls, images, modified, random_plan
@@ -47,7 +46,7 @@ def test_removing_the_channels_then_changes_less(name: str) -> None:
     ((stage, before, after),) = found["stages"]
     assert stage == "squeeze" and (after < before if changed else after == before)
     assert calls(gm) == text and not modified(Squeeze(epochs=8)(gm))
-    for step in (PinSizes(), Shrink(), Reconstruct(rows_per_input=ROWS), Fuse()):
+    for step in (PinSizes(), Shrink(), Reconstruct(rows_per_input=FEW_ROWS), Fuse()):
         step(gm)
     assert output_error(found["teacher"], gm, found["calibration"]) == pytest.approx(after, rel=1e-3, abs=1e-9)
 
