@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 
 from fxprune.allocate import dynamic_programming, heuristics  # noqa: F401 (their allocators register on import)
-from fxprune.allocate.align import LIKED, aligned, in_units
+from fxprune.allocate.align import LIKED, aligned
 from fxprune.allocate.capacity import heeding_parameters
 from fxprune.allocate.frozen import check_widths, frozen_groups, patterns_of
 from fxprune.allocate.methods import METHODS, allocator, method_called
-from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder, ladder_between
+from fxprune.allocate.problem import Costs, Problem, Widths, error_at, foretold, ladder_between, ladders_of
 from fxprune.allocate.solve import solved
 from fxprune.budget import Budget
 from fxprune.closed_form.removal import Removal
@@ -32,8 +32,8 @@ __all__ = [
     "check_widths",
     "foretold",
     "frozen_groups",
-    "ladder",
     "ladder_between",
+    "ladders_of",
     "method_called",
     "patterns_of",
 ]
@@ -139,14 +139,7 @@ class _Asked:
 
         Raises BudgetError where it cannot be solved.
         """
-        ladders = {
-            group.name: ladder(
-                group,
-                self.multiple_of or in_units(multiple, group),
-                0.0 if group.name in self.held else self.max_ratio,
-            )
-            for group in self.coupling.groups
-        }
+        ladders = ladders_of(self.coupling, self.multiple_of, self.held, self.max_ratio, multiple)
         errors = {
             name: [error_at(removals[name], width) for width in widths]
             if len(widths) > 1 and removals

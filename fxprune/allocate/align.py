@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,6 @@ from fxprune.allocate.methods import Method, price
 from fxprune.allocate.problem import Problem, Rungs
 from fxprune.allocate.solve import fill, solved, trim
 from fxprune.errors import BudgetError, PlanError
-from fxprune.types import ChannelGroup
 
 LIKED = (16, 8)  # AVX-512 computes 16 numbers at once, AVX2 8; tensor cores multiply tiles of 8 or 16
 FREE = 1.02  # of what is to be least, error or FLOPs, at the best widths: no more may alignment cost
@@ -40,13 +38,6 @@ def aligned(problem_of: Callable[[int], Problem], method: Method, timed: bool) -
         if problem.goal(rungs) <= (WORTH if timed else FREE) * problem.goal(best):
             return problem, rungs
     return problem, best
-
-
-def in_units(multiple: int, group: ChannelGroup) -> int:
-    """A multiple of channels in units of a group: a unit may be several channels, as an attention head is."""
-    first, end = group.offset, group.offset + group.width
-    channels = min(int(((source.ids >= first) & (source.ids < end)).sum()) // group.width for source in group.sources)
-    return multiple // math.gcd(multiple, max(1, channels))
 
 
 def _used_up(problem: Problem, rungs: Rungs, coarse: Problem) -> Rungs:

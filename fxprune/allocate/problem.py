@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fxprune.closed_form.removal import Removal
 from fxprune.errors import BudgetError, PlanError
-from fxprune.types import ChannelGroup
+from fxprune.types import ChannelGroup, Coupling
 
 Widths = dict[str, int]
 Rungs = NDArray[np.int64]  # a position on the ladder of each group, [..., groups]
@@ -150,6 +150,26 @@ class Problem:
             f"{least[kind]:,} ({least[kind] / dense:.1%}); what is frozen or held, max_ratio and multiple_of decide "
             "how far one can go"
         )
+
+
+def ladders_of(
+    coupling: Coupling, multiple_of: int | None, held: Container[str], max_ratio: float, liked: int = 1
+) -> dict[str, list[int]]:
+    """The widths that each group may have, widest first; its own alone where it is held.
+
+    liked: of how many channels they are multiples, where no `multiple_of` is given.
+    """
+    return {
+        group.name: ladder(group, multiple_of or in_units(liked, group), 0.0 if group.name in held else max_ratio)
+        for group in coupling.groups
+    }
+
+
+def in_units(multiple: int, group: ChannelGroup) -> int:
+    """A multiple of channels in units of a group: a unit may be several channels, as an attention head is."""
+    first, end = group.offset, group.offset + group.width
+    channels = min(int(((source.ids >= first) & (source.ids < end)).sum()) // group.width for source in group.sources)
+    return multiple // math.gcd(multiple, max(1, channels))
 
 
 def ladder(group: ChannelGroup, multiple_of: int, max_ratio: float) -> list[int]:

@@ -19,7 +19,7 @@ from fxprune.allocate import (
     check_reachable,
     check_widths,
     frozen_groups,
-    ladder,
+    ladders_of,
     method_called,
     patterns_of,
 )
@@ -167,10 +167,7 @@ class Choose(PassBase):
 
     def _ladders(self, coupling: Coupling) -> dict[str, list[int]]:
         """Widths that each group may have, of which some are timed."""
-        held, multiple = frozen_groups(coupling, self.freeze), self.multiple_of or min(LIKED)
-        return {
-            group.name: ladder(group, multiple, 0.0 if group.name in held else self._most) for group in coupling.groups
-        }
+        return ladders_of(coupling, self.multiple_of, frozen_groups(coupling, self.freeze), self._most, min(LIKED))
 
     @property
     def _most(self) -> float:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import fxprune as fp
-from fxprune.allocate import METHODS, Problem, allocate, allocator, foretold
-from fxprune.allocate.align import FREE, in_units
+from fxprune.allocate import METHODS, Problem, allocate, allocator, foretold, ladders_of
+from fxprune.allocate.align import FREE
 from fxprune.closed_form.removal import Removal
 from fxprune.errors import PlanError
 
@@ -72,8 +72,8 @@ def test_what_is_given_is_kept_to_exactly() -> None:
 def test_a_unit_may_be_several_channels() -> None:
     layer = nn.TransformerEncoderLayer(64, 4, 48, dropout=0.0, batch_first=True).eval()
     coupling = fp.analyze(fp.capture(layer, torch.randn(2, 5, 64)), heads=True)
-    steps = {group.width: in_units(16, group) for group in coupling.groups}
-    assert steps == {4: 1, 48: 16}  # a head is 16 channels
+    widths = ladders_of(coupling, None, (), 0.75, liked=16)
+    assert sorted(widths.values()) == [[4, 3, 2, 1], [48, 32, 16]]  # a head is 16 channels
 
 
 def test_where_only_single_units_keep_the_limits_any_widths_are_taken() -> None:
