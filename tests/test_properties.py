@@ -33,7 +33,7 @@ def check(choices: list[Choice], number: int) -> None:
     plan = random_plan(coupling, number, least=2)
     assert fp.Plan.from_json(plan.to_json()) == plan
     small = exact(gm, plan)
-    predicted = fp.cost(gm, coupling).evaluate({name: len(units) for name, units in plan.kept.items()})
+    predicted = fp.cost(gm, coupling).evaluate(plan.counts)
     assert predicted["params"] == sum(parameter.numel() for parameter in small.parameters())
     if number % 4 == 0:  # the dearest checks, on every fourth network
         once_is_enough(small, plan)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -65,6 +66,11 @@ class Calibration:
     def count_of(self, part: range) -> int:
         """Number of images in some of the batches."""
         return sum(self.sizes[index] for index in part)
+
+    def first(self, part: range, images: float) -> range:
+        """As many of some batches, from the first on, as hold so many images."""
+        seen = accumulate((self.sizes[index] for index in part), initial=0)
+        return part[: sum(before < images for before in islice(seen, len(part)))]
 
     def batches_of(self, part: range) -> Iterator[Batch]:
         """Some of the batches, one at a time."""

@@ -53,10 +53,10 @@ class Lesson:
         sources = {item.source for item in contractions(student).values()}
         self._cuts = [name for name in cut_points(student) if name in sources]
         small = calibration.finer(batch_size)
-        self._batches = small.batches  # read anew each time: all of them at once may not fit the memory
+        self._images = small  # read anew each time: all of them at once may not fit the memory
         self._held_out = small.judging
         self.training = range(0, len(small.fitting), max(1, round(batch_size / max(small.sizes))))
-        first = self._batches[0]
+        first = small.batches[0]
         self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
         self._known: dict[int, Tensors] = {}
@@ -72,7 +72,7 @@ class Lesson:
         """
         together = range(first, min(first + self.training.step, self._held_out.start))
         for index in together:
-            batch = self._batches[index]
+            batch = self._images.batches[index]
             if self._augment:
                 batch = augmented(batch, generator)
                 targets = self._targets(batch)
@@ -85,12 +85,9 @@ class Lesson:
         finite."""
         losses = []
         with torch.no_grad():
-            for index in self._held_out:
-                batch = self._batches[index]
+            for index in self._images.first(self._held_out, images):
+                batch = self._images.batches[index]
                 losses.append(float(self._loss(batch, self._remembered(index, batch), weights)))
-                images -= len(batch[0])
-                if images <= 0:
-                    break
         mean = sum(losses) / len(losses)
         return mean if math.isfinite(mean) else math.inf
 
@@ -156,7 +153,7 @@ class Lesson:
         A view in a graph may ask for the layout in which it was traced.
         """
         self._channels_last = True
-        batch = self._batches[self._held_out[0]]
+        batch = self._images.batches[self._held_out[0]]
         try:
             with torch.no_grad():
                 for network in (self._teacher, self._student):

@@ -180,12 +180,10 @@ class _Base:
 
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:
     """The first images to judge by, in pieces of at most `chunk`."""
-    for batch in calibration.batches_of(calibration.judging):
+    for batch in calibration.batches_of(calibration.first(calibration.judging, images)):
         some = batch if calibration.fixed else tuple(column[:images] for column in batch)
         yield from calibration.cut(some, chunk)
         images -= len(batch[0])
-        if images <= 0:
-            return
 
 
 def _scaled(removal: Removal, found: Mapping[int, float]) -> Removal:

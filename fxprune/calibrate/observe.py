@@ -68,7 +68,7 @@ def observe(
     evaluator = Evaluator(gm)
     chunk = images_at_once(gm, memory)
     seen = 0
-    for batch in calibration.batches_of(calibration.fitting):
+    for batch in calibration.batches_of(calibration.first(calibration.fitting, images)):
         for part in calibration.cut(batch, chunk):
             values, gradients = _values(
                 evaluator, readers, to_device(gm, part), seen < sampling.gradient_images, generator
@@ -80,8 +80,6 @@ def observe(
                 tallies[item.name].add(values[item.source], y, gradients.get(item.name), index)
         if progress is not None:
             progress(min(seen, images), images)
-        if seen >= images:
-            break
     return {item.weight: tallies.pop(item.name).observed() for item in readers}  # one at a time: they are large
 
 

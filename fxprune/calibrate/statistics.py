@@ -22,11 +22,8 @@ def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration, images: 
     """
     found = _Statistics(gm)
     with torch.no_grad():
-        for batch in calibration.batches_of(calibration.fitting):
+        for batch in calibration.batches_of(calibration.first(calibration.fitting, images)):
             found(outputs_of(gm), to_device(gm, batch))
-            images -= len(batch[0])
-            if images <= 0:
-                break
     return found.estimates()
 
 

@@ -160,3 +160,10 @@ def test_a_fixed_batch_size_is_kept() -> None:
         calibration_for(gm, images(3))
     fixed = calibration_for(gm, images(10))
     assert fixed.finer(3) is fixed
+
+
+def test_the_first_batches_are_as_many_as_hold_so_many_images() -> None:
+    calibration = Calibration([(images(3),), (images(2),), (images(4),), (images(1),)], held_out=1)
+    firsts = [list(calibration.first(calibration.fitting, count)) for count in (0, 1, 3, 4, 5, 6, float("inf"))]
+    assert firsts == [[], [0], [0], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
+    assert list(calibration.first(calibration.judging, 1)) == [3]

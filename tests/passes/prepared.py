@@ -99,9 +99,7 @@ def before_each(name: str, kind: type[PassBase]) -> dict[type[PassBase], tuple[n
     gm = clone(fp.capture(model, images(), dynamic_shapes=IMAGES))
     found: dict[type[PassBase], tuple[nn.Module, fx.GraphModule]] = {}
     for step in pipeline_with(kind):
-        twins = copy.deepcopy((model, gm))  # which share their tensors, too
-        twins[1].meta = {**gm.meta, "fxprune": dict(state(gm))}
-        found.setdefault(type(step), twins)
+        found.setdefault(type(step), copied(model, gm))
         step(gm)
     return found
 
@@ -116,10 +114,15 @@ def shared(kind: type[PassBase], name: str) -> tuple[nn.Module, fx.GraphModule, 
 
 def prepared(kind: type[PassBase], name: str) -> tuple[fx.GraphModule, PassBase]:
     """A graph to which all that comes before the pass has been done, and the pass."""
-    _, gm, step = shared(kind, name)
-    twin = copy.deepcopy(gm)
-    twin.meta = {**gm.meta, "fxprune": dict(state(gm))}
-    return twin, step
+    model, gm, step = shared(kind, name)
+    return copied(model, gm)[1], step
+
+
+def copied(model: nn.Module, gm: fx.GraphModule) -> tuple[nn.Module, fx.GraphModule]:
+    """Copies that share their tensors with each other, as a model and its graph do, and what was handed on."""
+    twins = copy.deepcopy((model, gm))
+    twins[1].meta = {**gm.meta, "fxprune": dict(state(gm))}
+    return twins
 
 
 def ordered(kind: type[PassBase]) -> PassBase:

@@ -167,7 +167,7 @@ def _widen_and_come_back(gm: fx.GraphModule, plan: fp.Plan, example: tuple[Tenso
     wide.graph.lint()
     costs_agree(wide, fp.cost(gm, coupling), plan, example)
     found = fp.analyze(_anew(wide), plan.heads)
-    assert {group.name: group.width for group in found.groups} == {n: len(units) for n, units in plan.kept.items()}
+    assert {group.name: group.width for group in found.groups} == plan.counts
     kept = {}
     for group in found.groups:
         blocks = group.blocks or (tuple(range(group.width)),)
