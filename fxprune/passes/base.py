@@ -14,12 +14,13 @@ from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.judge import forget
 from fxprune.calls import attribute, state_of
 from fxprune.capture import META, HandedOn
 from fxprune.codegen.forward import ReadableCodeGen
 from fxprune.coupling import analyze
-from fxprune.errors import CalibrationError, RewriteError, describe
+from fxprune.errors import CalibrationError, RewriteError, WeightsError, describe
 from fxprune.types import Coupling
 
 # keys of what passes hand on in meta[META]
@@ -105,10 +106,28 @@ def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
 
 
 def require_finite(gm: fx.GraphModule, writer: str) -> None:
-    """Raise RewriteError where a parameter or buffer holds NaN or infinity."""
-    for name, tensor in (*gm.named_parameters(), *gm.named_buffers()):
+    """Raise RewriteError where something that corrections write holds NaN or infinity."""
+    for name in not_finite(gm):
+        raise RewriteError(f"{writer} left NaN or infinity in `{name}`")
+
+
+def refuse_not_finite(gm: fx.GraphModule) -> None:
+    """Raise WeightsError where a parameter or a statistic of a BatchNorm holds NaN or infinity from the beginning."""
+    for name in not_finite(gm):
+        raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
+
+
+def not_finite(gm: fx.GraphModule) -> Iterator[str]:
+    """The names of the parameters and of the statistics of BatchNorms that hold NaN or infinity.
+
+    Other buffers are constants that nothing corrects: infinity in a mask is as it should be.
+    """
+    norms = (node for node in gm.graph.nodes if node.target is BATCH_NORM)
+    statistics = {str(value.target) for norm in norms for value in norm.args[3:5] if isinstance(value, fx.Node)}
+    buffers = ((name, buffer) for name, buffer in gm.named_buffers(remove_duplicate=False) if name in statistics)
+    for name, tensor in (*gm.named_parameters(), *buffers):
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise RewriteError(f"{writer} left NaN or infinity in `{name}`")
+            yield name
 
 
 def clone(gm: fx.GraphModule) -> fx.GraphModule:

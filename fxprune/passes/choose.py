@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
@@ -33,7 +32,7 @@ from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.removal import Removal
 from fxprune.cost import cost
 from fxprune.coupling.check import check_plan
-from fxprune.errors import BudgetError, CalibrationError, PlanError, RewriteError, WeightsError
+from fxprune.errors import BudgetError, CalibrationError, PlanError, RewriteError
 from fxprune.importance import importance_called, needs_images
 from fxprune.latency import Latencies, Timing
 from fxprune.passes.base import (
@@ -42,6 +41,7 @@ from fxprune.passes.base import (
     COUPLING,
     PLAN,
     analysed,
+    refuse_not_finite,
     require_operators,
     state,
     without_guards,
@@ -121,9 +121,7 @@ class Choose(PassBase):
             return PassResult(graph_module, False)
         require_operators(graph_module, "Choose")
         coupling = analysed(graph_module, self.heads)
-        for name, parameter in graph_module.named_parameters():
-            if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-                raise WeightsError(f"`{name}` holds NaN or infinity: nothing can be learned from such a network")
+        refuse_not_finite(graph_module)
         if not coupling.groups:
             raise PlanError(nothing_shrinks(coupling))
         found[COUPLING], found[COST] = coupling, cost(graph_module, coupling)

@@ -11,7 +11,7 @@ from torch.fx.passes.infra.pass_base import PassBase, PassResult
 from fxprune.calibrate.images import calibration_for
 from fxprune.calibrate.synthesise import synthesised
 from fxprune.capture import capture_info
-from fxprune.passes.base import CALIBRATION, require, state
+from fxprune.passes.base import CALIBRATION, refuse_not_finite, require, state
 from fxprune.progress import Progress, silent
 
 SYNTHESISED = "synthesised"
@@ -37,6 +37,7 @@ class Synthesise(PassBase):
         """Hand on the images; where there are some, leave them."""
         found = state(graph_module)
         if CALIBRATION not in found:
+            refuse_not_finite(graph_module)
             making = partial(self.progress, "synthesise")
             inputs = synthesised(graph_module, self.images, seed=self.seed, progress=making)
             found[CALIBRATION], found[SYNTHESISED] = calibration_for(graph_module, [inputs], seed=self.seed), True

@@ -7,7 +7,7 @@ import copy
 import torch
 
 from fxprune.capture import capture
-from fxprune.passes.base import analysed, clone, replace_tensor
+from fxprune.passes.base import analysed, clone, not_finite, replace_tensor
 from tests.networks import build, images
 
 
@@ -33,3 +33,14 @@ def test_another_graph_tensor_or_value_is_analysed_anew() -> None:
     found.append(analysed(copy.deepcopy(gm), False))
     assert len(set(map(id, found))) == len(found)
     assert len({str(coupling) for coupling in found}) == 1
+
+
+def test_what_corrections_write_must_be_finite_and_a_mask_need_not() -> None:
+    gm = clone(capture(build("Residual"), (images(),)))
+    gm.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    assert not list(not_finite(gm))
+    name = next(name for name, _ in gm.named_buffers() if name.endswith("running_var"))
+    replace_tensor(gm, name, torch.full_like(gm.get_buffer(name), torch.inf))
+    assert list(not_finite(gm)) == [name]
+    replace_tensor(gm, "head.bias", torch.full_like(gm.get_parameter("head.bias"), torch.nan))
+    assert set(not_finite(gm)) == {name, "head.bias"}
