@@ -30,30 +30,32 @@ def output_error(
     calibration: Calibration,
     offsets: Mapping[str, Tensor] | None = None,
 ) -> float:
-    """The squared error of the floating-point outputs, relative to their variance; infinite where it is not finite.
+    """The squared error of a floating-point output, relative to its variance; infinite where it is not finite.
 
-    Where no output is floating-point, that of the values of which they are made; infinite where none keeps its shape.
-    On the held-out batches; on all of them where none is held out. The variance is that of each image's output about
-    its own mean, so that logits count by how they differ between classes; where nothing varies, their squares.
+    Of several outputs, the mean over those that vary: whatever their scales, each counts alike. Where no output is
+    floating-point, that of the values of which they are made; infinite where none keeps its shape. On the held-out
+    batches; on all of them where none is held out. The variance is that of each image's output about its own mean, so
+    that logits count by how they differ between classes; where nothing varies, their squares.
 
     offsets: constants added to values of `other`, as in Evaluator.
     """
     second = Evaluator(other, offsets)
     names = comparable(dense, other)
-    error = variance = energy = 0.0
+    errors, variances, energies = (dict.fromkeys(names, 0.0) for _ in range(3))
     numbers: dict[str, list[Tensor]] = {}  # outputs of one number an image, which vary between images alone
     with torch.no_grad():
         for batch, wanted in _wanted(dense, names, calibration):
             found = second(names, to_device(other, batch))
             for name, target in wanted.items():
-                error += squared(found[name], target)
-                energy += squared(torch.zeros_like(target), target)
+                errors[name] += squared(found[name], target)
+                energies[name] += squared(torch.zeros_like(target), target)
                 if target.numel() > len(batch[0]):
-                    variance += spread(target)
+                    variances[name] += spread(target)
                 else:
                     numbers.setdefault(name, []).append(target.reshape(-1, 1))
-    variance += sum(spread(torch.cat(values)) for values in numbers.values())
-    relative = error / (variance or energy or 1.0)
+    variances |= {name: spread(torch.cat(values)) for name, values in numbers.items()}
+    telling = [name for name in names if variances[name]] or names
+    relative = sum(errors[name] / (variances[name] or energies[name] or 1.0) for name in telling) / max(1, len(telling))
     return relative if names and math.isfinite(relative) else math.inf
 
 

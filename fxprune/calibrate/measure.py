@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,23 +53,24 @@ def measured(
         for group in coupling.groups
         for trial in _trials(gm, coupling, group, removals[group.name], observed, shares)
     ]
+    if not trials:
+        return dict(removals)
     affordable = sampling.images_of_trials(_runs(gm, trials), calibration.count)
     images = min(calibration.count_of(calibration.judging), affordable)
     evaluator = Evaluator(gm)
-    errors = torch.zeros(len(trials), dtype=torch.float64)
-    variance = 0.0
-    done = 0
+    errors, variances, done = torch.zeros(len(trials), 1), torch.zeros(1), 0  # a column for each output
     with torch.no_grad():
         for batch in _some(calibration, images, images_at_once(gm, memory)):
             base = _Base(evaluator, batch)
-            variance += base.variance
-            errors += torch.tensor([base.error(trial) for trial in trials], dtype=torch.float64)
+            variances = variances + base.variances
+            errors = errors + torch.stack([base.errors(trial) for trial in trials])
             done += len(batch[0])
             if progress is not None:
                 progress(done, images)
     found: dict[str, dict[int, float]] = {name: {} for name in removals}
-    relative = torch.nan_to_num(errors / max(variance, 1e-30), nan=WORST, posinf=WORST)  # what overflows is dear
-    for trial, error in zip(trials, relative.tolist(), strict=True):
+    relative = torch.nan_to_num(errors / variances.clamp_min(1e-30), nan=WORST, posinf=WORST)  # what overflows is dear
+    telling = variances > 0 if bool(variances.any()) else variances == 0  # an output that never varies says nothing
+    for trial, error in zip(trials, relative[:, telling].mean(1).tolist(), strict=True):
         found[trial.group][trial.rounds] = error
     return {name: _scaled(removal, found[name]) for name, removal in removals.items()}
 
@@ -168,14 +169,17 @@ class _Base:
         names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder", "get_attr")]
         evaluator.offsets = {}
         self._values = evaluator([*names, *self._outputs], to_device(gm, batch))
-        self.variance = sum(spread(self._values[name]) for name in self._outputs)
+        self.variances = self._each(lambda name: spread(self._values[name]))
 
-    def error(self, trial: _Trial) -> float:
-        """The squared error of the outputs under a trial."""
+    def errors(self, trial: _Trial) -> Tensor:
+        """The squared error of each output under a trial."""
         given = {name: value for name, value in self._values.items() if name not in trial.changed}
         self._evaluator.offsets = trial.offsets
         outputs = self._evaluator(self._outputs, {**given, **trial.weights})
-        return sum(squared(outputs[name], self._values[name]) for name in self._outputs)
+        return self._each(lambda name: squared(outputs[name], self._values[name]))
+
+    def _each(self, number: Callable[[str], float]) -> Tensor:
+        return torch.tensor([number(name) for name in self._outputs], dtype=torch.float64)
 
 
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:

@@ -76,8 +76,10 @@ def observe(
             seen += len(part[0])
             for item in readers:
                 y = values[item.name]
-                index = sample(item.positions(y), math.ceil(rows[item.name] * len(y)), generator).to(y.device)
-                tallies[item.name].add(values[item.source], y, gradients.get(item.name), index)
+                index = sample(item.positions(y), math.ceil(rows[item.name] * len(part[0])), generator).to(y.device)
+                tallies[item.name].add(values[item.source], y, index)
+                if item.name in gradients:
+                    tallies[item.name].feel(gradients[item.name], len(part[0]))
         if progress is not None:
             progress(min(seen, images), images)
     return {item.weight: tallies.pop(item.name).observed() for item in readers}  # one at a time: they are large
@@ -124,12 +126,16 @@ class _Tally:
         node = next(node for node in gm.graph.nodes if node.name == item.name)
         self.centred = bias_home(node) is not None
 
-    def add(self, x: Tensor, y: Tensor, gradient: Tensor | None, index: Tensor) -> None:
+    def add(self, x: Tensor, y: Tensor, index: Tensor) -> None:
+        """Take in the rows at `index` of the input."""
         self.moments.add(self.item.rows(x, y, index))
-        if gradient is not None:
-            g = widened(self.item.targets(gradient))
-            self.sensitivity += (g.mT @ g).double()
-            self.images += len(y)
+
+    def feel(self, gradient: Tensor, images: int) -> None:
+        """Take in the gradient at the output. The images are counted by the caller: an axis may come before theirs, or
+        be folded into it, as tokens and windows are."""
+        g = widened(self.item.targets(gradient))
+        self.sensitivity += (g.mT @ g).double()
+        self.images += images
 
     def observed(self) -> Observed:
         covariance = self.moments.second(self.centred)[0]
@@ -164,9 +170,11 @@ def _projection(output: Any, generator: torch.Generator) -> Tensor:
     """A random signed sum of an output, scaled so that its expected square is the output's error over its variance."""
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return torch.zeros(())
+    output = widened(output)  # the squares of half precision overflow
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
     scale = centred(output.detach()).square().sum(1).mean().sqrt().clamp_min(1e-12)
-    return (signs * output)[output.isfinite()].sum() / scale
+    total: Tensor = (signs * output)[output.isfinite()].sum()
+    return total / scale
 
 
 def _reads_a_group(coupling: Coupling, weight: str) -> bool:

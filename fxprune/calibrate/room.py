@@ -17,10 +17,12 @@ def images_at_once(gm: fx.GraphModule, memory: int = PASS) -> int:
 
 
 def bytes_per_image(gm: fx.GraphModule) -> int:
-    """Bytes of all values of one image, from the shapes that the graph records."""
+    """Bytes of all values of one image, from the shapes that the graph records for the images of the example."""
     total = 0
+    samples = (concrete_shape(node) for node in gm.graph.nodes if node.op == "placeholder")
+    images = next((shape[0] for shape in samples if shape), 1)
     for node in gm.graph.nodes:
         value = node.meta.get("val")
-        if node.op == "call_function" and isinstance(value, Tensor) and value.ndim:
-            total += math.prod(concrete_shape(node)[1:]) * value.element_size()
-    return total
+        if node.op == "call_function" and isinstance(value, Tensor):
+            total += math.prod(concrete_shape(node)) * value.element_size()
+    return total // images

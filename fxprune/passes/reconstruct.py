@@ -146,8 +146,8 @@ class Reconstruct(PassBase):
         wanted = enough_rows(inputs, calibration.count, self.rows_per_image, self.rows_per_input)
         fit, judge = (Moments(systems, inputs, outputs, weight.device) for _ in range(2))
         for index, (dense, pruned) in enumerate(walk.stage(item.name, target.dense, target.pruned)):
-            value = dense[item.name]
-            rows = sample(item.positions(value), math.ceil(wanted * len(value)), generator).to(weight.device)
+            value, count = dense[item.name], math.ceil(wanted * calibration.sizes[index])
+            rows = sample(item.positions(value), count, generator).to(weight.device)
             moments = judge if calibration.is_held_out(index) else fit
             moments.add(item.rows(pruned[item.source], value, rows), target.rows(dense, pruned, rows) - bias[:, None])
         node = walk.pruned.nodes[item.name]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.judge import layer_errors, output_error
@@ -79,3 +79,26 @@ def test_a_dense_network_is_run_once_until_it_changes() -> None:
     assert len({first, anew, moved}) == 3
     assert moved == output_error(clone(gm), twin, calibration)
     assert set(fetched) == {1}
+
+
+class Heads(nn.Module):
+    """Two outputs of very different scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits, self.boxes = nn.Linear(5, 3), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.logits(x), 800 * self.boxes(x)
+
+
+def test_each_output_counts_alike_whatever_its_scale() -> None:
+    gm = clone(capture(Heads(), (torch.randn(2, 5),)))
+    calibration = Calibration([(torch.randn(64, 5),)])
+    errors = []
+    for head in ("logits", "boxes"):
+        twin = clone(gm)
+        for name in ("weight", "bias"):
+            replace_tensor(twin, f"{head}.{name}", 0.9 * twin.get_parameter(f"{head}.{name}").detach())
+        errors.append(output_error(gm, twin, calibration))
+    assert errors[0] == pytest.approx(0.5 * 0.1**2, rel=0.5) and errors[1] == pytest.approx(errors[0], rel=0.5)

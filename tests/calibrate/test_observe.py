@@ -14,6 +14,7 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
 from fxprune.calibrate.observe import column_units, observe, systems_of
+from fxprune.calibrate.room import bytes_per_image
 from fxprune.calibrate.sampling import FEWEST_IMAGES, Sampling
 from fxprune.capture import capture
 from fxprune.coupling import analyze
@@ -178,3 +179,73 @@ def test_trials_cost_no_more_than_the_work_that_they_may() -> None:
         measured(gm, coupling, removals, seen, calibration, sampling=limited, progress=lambda *done: told.append(done))
     run = sorted({total for _, total in told})
     assert len(run) == 3 and run[0] == FEWEST_IMAGES and run[-1] == 128
+
+
+class TokensFirst(nn.Module):
+    """The images are the second axis of what the layers see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.relu(self.first(x.transpose(0, 1)))).transpose(0, 1)
+
+
+@pytest.mark.parametrize("chunk", [64, 1])
+def test_an_image_is_one_wherever_its_axis_is(chunk: int) -> None:
+    plain = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    turned = TokensFirst()
+    turned.load_state_dict(dict(zip(turned.state_dict(), plain.state_dict().values(), strict=True)))
+    x = torch.randn(64, 9, 5)
+    found = []
+    for model in (plain, turned):
+        gm = capture(model, (x[:2],))
+        memory = chunk * bytes_per_image(gm)
+        (seen,) = observe(gm, analyze(gm), calibration_for(gm, x, held_out=0), memory=memory).values()
+        found.append(seen)
+    torch.testing.assert_close(found[0].sensitivity, found[1].sensitivity, rtol=1e-4, atol=1e-6)
+
+
+def test_the_squares_of_large_outputs_in_half_precision_do_not_overflow() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 16, 1))
+    with torch.no_grad():
+        model.get_parameter("2.weight").mul_(20)
+    x = torch.randn(16, 3, 32, 32)
+    diagonals = []
+    for dtype in (torch.float32, torch.float16):
+        gm = capture(model.to(dtype), (x[:2].to(dtype),))
+        (seen,) = observe(gm, analyze(gm), calibration_for(gm, x.to(dtype), held_out=0)).values()
+        diagonals.append(seen.sensitivity[0].diagonal())
+    torch.testing.assert_close(diagonals[1], diagonals[0], rtol=0.02, atol=0)
+
+
+class Heads(nn.Module):
+    """Two outputs, each of a layer of its own, the second on another scale."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.first, self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 4)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = F.relu(self.first(x))
+        return self.one(y), self.two(y) * self.scale
+
+
+def test_the_scale_of_an_output_does_not_count() -> None:
+    curves = []
+    for scale in (1.0, 1000.0):
+        torch.manual_seed(0)
+        gm = capture(Heads(scale), (torch.randn(2, 5),))
+        coupling, calibration = analyze(gm), calibration_for(gm, images_of(96), held_out=0.25)
+        seen = observe(gm, coupling, calibration)
+        (group,) = coupling.groups
+        removal = IMPORTANCES["second_order"](group, {}, systems_of(group, coupling, seen, gm))
+        curves.append(measured(gm, coupling, {group.name: removal}, seen, calibration)[group.name].errors)
+    assert curves[1] == pytest.approx(curves[0], rel=1e-3)
+
+
+def images_of(count: int) -> Tensor:
+    """Rows of five numbers, the same every time."""
+    return torch.randn(count, 5, generator=torch.Generator().manual_seed(1))

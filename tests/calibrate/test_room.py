@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.calibrate.images import calibration_for
 from fxprune.calibrate.room import bytes_per_image, images_at_once
@@ -21,3 +21,12 @@ def test_large_images_come_in_small_batches() -> None:
     net = nn.Sequential(nn.Conv2d(1, 1024, 1), nn.ReLU())
     gm = capture(net, (torch.zeros(2, 1, 256, 256),))  # half a gigabyte an image
     assert calibration_for(gm, torch.zeros(32, 1, 256, 256)).sizes == [4] * 8
+
+
+def test_an_axis_before_the_images_counts() -> None:
+    class TokensFirst(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(0, 1).relu()
+
+    gm = capture(TokensFirst(), (torch.zeros(2, 7, 5),))
+    assert bytes_per_image(gm) == 2 * 7 * 5 * 4  # of each of both calls
