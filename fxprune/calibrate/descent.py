@@ -89,7 +89,7 @@ class Descent:
         with torch.enable_grad():
             for loss in lesson.losses(first, weights.tensors(detached=False), generator):
                 if loss.requires_grad:
-                    loss.backward()
+                    weights.scaler.scale(loss).backward()
         weights.step(_schedule(done, self.steps))
 
     def _keep(self, progress: _Progress, weights: _Weights, generator: torch.Generator) -> None:
@@ -101,6 +101,7 @@ class Descent:
                 "weights": weights.tensors(),
                 "best": progress.best,
                 "optimizers": [optimizer.state_dict() for optimizer in weights.optimizers],
+                "scaler": weights.scaler.state_dict(),
                 "generator": generator.get_state(),
             },
         )
@@ -113,6 +114,7 @@ class Descent:
             tensor.copy_(found["weights"][name])
         for optimizer, known in zip(weights.optimizers, found["optimizers"], strict=True):
             optimizer.load_state_dict(known)
+        weights.scaler.load_state_dict(found["scaler"])
         generator.set_state(found["generator"])
         done, best_loss = found["progress"]
         return _Progress(best_loss, dict(found["best"]), done)
@@ -131,6 +133,8 @@ class _Weights:
             self.optimizers.append(Muon(matrices))
         if vectors:
             self.optimizers.append(torch.optim.Adam(vectors))
+        half = any(tensor.dtype is torch.float16 for tensor in start.values())  # gradients of 1 / pixels would vanish
+        self.scaler = torch.amp.GradScaler(next(iter(start.values())).device.type, enabled=half)
 
     def tensors(self, detached: bool = True) -> Tensors:
         """The weights by name, in their own shapes; what is written into them stays."""
@@ -139,11 +143,18 @@ class _Weights:
 
     def step(self, scale: float) -> None:
         """Move by `scale` times the rate, along the gradients that have come together since the last step."""
+        stepped = False
         for optimizer in self.optimizers:
+            leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
+            if all(leaf.grad is None for leaf in leaves):
+                continue
             for group in optimizer.param_groups:
                 group["lr"] = group["size"] * scale
-            optimizer.step()
+            self.scaler.step(optimizer)
             optimizer.zero_grad()
+            stepped = True
+        if stepped:
+            self.scaler.update()
 
 
 def _matrix(tensor: Tensor) -> Tensor:

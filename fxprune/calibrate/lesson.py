@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -57,9 +57,11 @@ class Lesson:
         self._held_out = small.judging
         self.training = range(0, len(small.fitting), max(1, round(batch_size / max(small.sizes))))
         first = small.batches[0]
+        self._meets_infinity = False
         self._augment = augment and any(is_image(tensor) for tensor in first)
         self._channels_last = self._runs_in_channels_last()
         self._known: dict[int, Tensors] = {}
+        self._cutters: dict[str, Callable[[Tensor], Tensor]] = {}
         self._room = memory
         targets = self._targets(first)
         self._variance, self._staying = self._variances(targets), self._masks(targets)
@@ -74,7 +76,8 @@ class Lesson:
         for index in together:
             batch = self._images.batches[index]
             if self._augment:
-                batch = augmented(batch, generator)
+                there = tuple(to_device(self._student.gm, batch).values())  # an accelerator is quicker at this, too
+                batch = augmented(there, generator)
                 targets = self._targets(batch)
             else:
                 targets = self._remembered(index, batch)
@@ -95,19 +98,29 @@ class Lesson:
         given = self._inputs(self._student, batch)
         stand_ins = {name: weights[read].to(given[name].dtype) for name, read in self._reads.items() if read in weights}
         values = self._student(targets, {**given, **stand_ins})
+        loss = self._total(values, targets)
+        if not self._meets_infinity and not loss.isfinite():  # masked logits: it is rare, and so looked for once
+            self._meets_infinity = True
+            loss = self._total(values, targets)
+        return loss
+
+    def _total(self, values: Values, targets: Tensors) -> Tensor:
         errors = {name: self._error(name, values[name], targets[name]) for name in self._variance}
         outputs = [errors[name] for name in self._outputs if name in errors]
         loss: Tensor = _mean(outputs) + self._inside * _mean([errors[name] for name in self._cuts if name in errors])
         return loss
 
     def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
-        """The mean squared error at the channels that stay, relative to the variance."""
-        value = widened(value)
+        """The mean squared error at the channels that stay, zero where the target is not finite, relative to the
+        variance."""
+        value, share = widened(value), self._staying.get(name)
         if value.shape != target.shape:  # the student has been shrunk
-            return mean_squared(value, self._cut(name, target)) / self._variance[name]
-        if name not in self._staying:
+            target, share = self._cut(name, target), None
+        if self._meets_infinity:
+            finite = target.isfinite()
+            value, target = torch.where(finite, value, 0.0), torch.where(finite, target, 0.0)
+        if share is None:
             return mean_squared(value, target) / self._variance[name]
-        share = self._staying[name]
         return mean_squared(value * share, target * share) / share.mean() / self._variance[name]
 
     def _variances(self, targets: Tensors) -> Tensors:
@@ -128,7 +141,10 @@ class Lesson:
         return not self._variance
 
     def _cut(self, name: str, value: Tensor) -> Tensor:
-        return self._kept.cut(value, self._kept.coupling.fields.get(name, ()))
+        if name not in self._cutters:
+            fields = self._kept.coupling.fields.get(name, ())
+            self._cutters[name] = self._kept.cutter(fields, value.device)
+        return self._cutters[name](value)
 
     def _remembered(self, index: int, batch: Batch) -> Tensors:
         """As `_targets`, kept for the next time as long as there is room."""
@@ -172,10 +188,8 @@ class Lesson:
 
 
 def mean_squared(value: Tensor, target: Tensor) -> Tensor:
-    """The mean squared difference, zero where the target is not finite."""
-    error: Tensor = _MeanSquare.apply(value, target)  # as it is; what is not finite is rare
-    if not error.isfinite():
-        error = _MeanSquare.apply(value, torch.where(target.isfinite(), target, value.detach()))
+    """The mean squared difference."""
+    error: Tensor = _MeanSquare.apply(value, target)
     return error
 
 

@@ -84,7 +84,8 @@ def synthesised(
 class _Norm:
     """A BatchNorm in evaluation: the node that it reads, and the statistics that it expects there.
 
-    mean, variance: float32, [channels]. first: whether no other BatchNorm comes before it.
+    mean, variance: float32, [channels]; a channel that hardly varies is no more than 30 times as strict as the others.
+    first: whether no other BatchNorm comes before it.
     """
 
     source: str
@@ -96,10 +97,8 @@ class _Norm:
         """Squared differences of means and deviations, relative to the deviation, averaged over the channels."""
         axes = [axis for axis in range(value.ndim) if axis != 1]
         variance, mean = torch.var_mean(value.float(), axes, correction=0)
-        # a channel that hardly varies is no more than 30 times as strict as the others
-        expected = self.variance.clamp_min(1e-3 * float(self.variance.mean()) + 1e-8)
-        deviation = (variance / expected).clamp_min(1e-6).sqrt()
-        return ((mean - self.mean).square() / expected + (deviation - 1).square()).mean()
+        deviation = (variance / self.variance).clamp_min(1e-6).sqrt()
+        return ((mean - self.mean).square() / self.variance + (deviation - 1).square()).mean()
 
 
 class _Mismatch:
@@ -191,7 +190,8 @@ def _norms(gm: fx.GraphModule) -> list[_Norm]:
             behind.add(node)
         if node.target is BATCH_NORM and node.args[5] is False:
             mean, variance = (attribute(gm, str(statistic.target)).float() for statistic in node.args[3:5])
-            found.append(_Norm(source_of(node).name, mean, variance, node not in behind))
+            floor = 1e-3 * float(variance.mean()) + 1e-8
+            found.append(_Norm(source_of(node).name, mean, variance.clamp_min(floor), node not in behind))
             behind.add(node)
     return found
 

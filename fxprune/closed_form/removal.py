@@ -122,11 +122,11 @@ class _State:
 
     def costs(self) -> Tensor:
         """The cost of removing each unit next, float64 [width] on the CPU; 0 for one that this map does not read."""
-        result = torch.zeros(self.width, dtype=torch.float64)
+        result = torch.zeros(self.width, dtype=torch.float64, device=self.weights.device)
         for units, index in self.tables:
             part, weights = self.inverse[index[:, :, None], index[:, None, :]], self.weights[index]
-            result[units.cpu()] = (weights * _solve_blocks(part, weights)).sum((1, 2)).cpu()
-        return result
+            result[units] = (weights * _solve_blocks(part, weights)).sum((1, 2))
+        return result.cpu()
 
     def remove(self, gone: Tensor) -> float:
         """Take the inputs of the units `gone` out and spread what they did over the others; returns what it costs."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, fx
@@ -77,15 +77,17 @@ class Kept:
 
         Copies stand next to each other: a unit that has several positions in a row is repeated as a whole.
         """
-        cut, left = tensor.detach(), [item for item in fields if bool((self.counts[item.ids] != 1).any())]
-        if not left:
-            return cut.clone()
+        return self.cutter(fields, tensor.device)(tensor)
+
+    def cutter(self, fields: Sequence[Field], device: torch.device) -> Callable[[Tensor], Tensor]:
+        """`cut` for many tensors of the same fields."""
+        taken, left = list[tuple[Tensor, int]](), [item for item in fields if bool((self.counts[item.ids] != 1).any())]
         while left:
             item, *rest = left
             index = self._index(item)
-            cut = _taken(cut, index, item.axis)
+            taken.append((index.to(device), item.axis))
             left = [Field(_taken(other.ids, index, item.axis), other.axis) for other in rest]
-        return cut
+        return partial(_each_taken, taken)
 
     def _index(self, item: Field) -> Tensor:
         """Which position of its axis each position afterwards comes from: broadcastable, but for the axis, to `ids`."""
@@ -106,6 +108,14 @@ def _sources(ids: Tensor, counts: Tensor) -> Tensor:
         copy = torch.arange(len(taken)) - before[taken]
         taken = taken[(run * (int(times.max()) + 1) + copy).argsort(stable=True)]
     return taken.reshape(len(ids), -1) % ids.shape[1]
+
+
+def _each_taken(taken: Sequence[tuple[Tensor, int]], tensor: Tensor) -> Tensor:
+    """What is left of a tensor after one axis and another."""
+    cut = tensor.detach() if taken else tensor.detach().clone()
+    for index, axis in taken:
+        cut = _taken(cut, index, axis)
+    return cut
 
 
 def _taken(tensor: Tensor, index: Tensor, axis: int) -> Tensor:

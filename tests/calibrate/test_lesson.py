@@ -3,14 +3,19 @@ measured where the target is finite, and their gradients lie in memory as the va
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 
 from fxprune.calibrate.images import calibration_for
 from fxprune.calibrate.lesson import Lesson, Tensors, mean_squared
+from fxprune.capture import capture
 from fxprune.coupling.kept import Kept
 from fxprune.passes.base import state, teacher
+from fxprune.passes.shrink import shrink
+from fxprune.types import Plan
 from tests.networks import images
 from tests.passes.test_reconstruct import shrunk
 
@@ -53,17 +58,37 @@ def test_the_last_step_has_what_is_left_and_no_image_that_is_held_out() -> None:
     assert len(terms) == 4
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_gradient_of_an_error_has_the_layout_of_the_value(layout: torch.memory_format, masked: bool) -> None:
+def test_the_gradient_of_an_error_has_the_layout_of_the_value(layout: torch.memory_format) -> None:
     generator = torch.Generator().manual_seed(0)
     value, target = torch.randn(2, 3, 5, 4, 6, generator=generator)
     value = value.contiguous(memory_format=layout).requires_grad_()
-    if masked:
-        target[0, 0] = -torch.inf
     error = mean_squared(value, target)
     (gradient,) = torch.autograd.grad(error, value)
     assert gradient.is_contiguous(memory_format=layout)
-    difference = torch.where(target.isfinite(), value.detach() - target, 0.0)
+    difference = value.detach() - target
     assert float(error.detach()) == pytest.approx(float(difference.square().mean()), rel=1e-5)
     torch.testing.assert_close(gradient, 2 * difference / value.numel())
+
+
+class Masked(nn.Module):
+    """Logits of which the first may never be chosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x).relu()).masked_fill(torch.arange(4) == 0, -torch.inf)
+
+
+def test_what_is_not_finite_in_the_dense_outputs_teaches_nothing() -> None:
+    gm = capture(Masked(), (torch.randn(2, 5),))
+    small = shrink(gm, Plan({"first.weight": [0, 2, 4, 6]}))
+    data, kept = calibration_for(gm, torch.randn(64, 5)), Kept.under(state(small)["coupling"], state(small)["plan"])
+    taught = Lesson(small, gm, kept, data, inside=5.0, batch_size=16, augment=False, memory=1 << 30)
+    loss, found = gradients(taught, small)
+    assert 0 < loss < math.inf
+    assert not found["second.weight"][0].any() and found["second.weight"][1:].any()
+    assert all(bool(gradient.isfinite().all()) for gradient in found.values())
+    assert math.isfinite(taught.judge({}))
