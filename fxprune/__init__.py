@@ -12,8 +12,9 @@ from fxprune.passes.verify import verify
 from fxprune.precrop import precrop
 from fxprune.report import Report
 from fxprune.types import Axis, ChannelGroup, Coupling, Field, Plan, Slice, Verification
+from fxprune.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Axis",

@@ -6,6 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from html import escape
 from os import PathLike
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree
 from fxprune.allocate import patterns_of
 from fxprune.budget import Budget
 from fxprune.calibrate.images import calibration_for
+from fxprune.calls import device_of
 from fxprune.capture import capture, capture_info, double_batch_of_one
 from fxprune.checkpoint import Checkpoint, fingerprint
 from fxprune.codegen import save
@@ -246,12 +248,18 @@ def run_passes(gm: fx.GraphModule, passes: Sequence[PassBase], *, verify: bool, 
     for done, step in enumerate(passes):
         started = time.perf_counter()
         unlifted = clone(gm) if verify and isinstance(step, Lift) else None
-        step(gm)
+        with _devices_as_named():
+            step(gm)
         if unlifted is not None:
             confirm(unlifted, gm)
         seconds[type(step).__module__.rpartition(".")[2]] = time.perf_counter() - started
         progress("passes", done + 1, len(passes))
     return seconds
+
+
+def _devices_as_named() -> AbstractContextManager[Any]:
+    """Tensors are made on the CPU where passes name no device, whatever `torch.set_default_device` says."""
+    return nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def _restartable(gm: fx.GraphModule, recipe: str, settings: Settings, folder: str | PathLike[str]) -> Settings:
@@ -265,6 +273,7 @@ def _restartable(gm: fx.GraphModule, recipe: str, settings: Settings, folder: st
         "freeze": list(settings.freeze),
         "timing": str(settings.timing) if settings.budget.latency is not None else None,
         "budget": {**settings.budget.limits, "max_error": settings.budget.max_error},
+        "device": str(device_of(gm)),
         "graph": hashlib.blake2b(gm.code.encode(), digest_size=16).hexdigest(),
         "weights": fingerprint([*gm.named_parameters(), *gm.named_buffers()]),
         "calibration": fingerprint((str(number), tensor) for number, tensor in images),

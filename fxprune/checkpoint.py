@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import OutputError, ResumeError
+from fxprune.version import VERSION
 
 _RUN = "fxprune-run.json"  # says whose state it is; written before any stage
 _OWN = re.compile(r"fxprune-run\.json|stage-[\w.-]+\.pt|\.fxprune-[\w.-]+\.tmp")
@@ -40,12 +41,12 @@ class Checkpoint:
     def open(path: str | os.PathLike[str] | None, key: Mapping[str, Any]) -> Checkpoint:
         """The checkpoint in the folder `path`, new or from an earlier run with the same settings.
 
-        key: what JSON can hold: recipe, budget, seed, fingerprints of model and data. The version of torch is added,
-            for another one computes other bits.
+        key: what JSON can hold: recipe, budget, seed, fingerprints of model and data. The versions of fxprune and torch
+            are added, for others compute other bits.
 
         Raises ResumeError where the folder holds the state of another run, or something that is no state.
         """
-        settings = json.loads(json.dumps({**key, "torch": torch.__version__}))
+        settings = json.loads(json.dumps({**key, "fxprune": VERSION, "torch": torch.__version__}))
         if path is None:
             return Checkpoint(None, settings)
         folder = Path(path)

@@ -12,7 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from fxprune.budget import Budget, require_budget
 from fxprune.calibrate.sampling import THOROUGH, THRIFTY, Sampling
 from fxprune.checkpoint import Checkpoint
-from fxprune.errors import registered
+from fxprune.errors import InputError, registered
 from fxprune.latency import Timing
 from fxprune.passes.choose import Choose
 from fxprune.passes.compare import Compare
@@ -54,6 +54,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         require_budget(self.budget, "flops=0.58")
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise InputError(f"seed={self.seed!r} must be a whole number")
 
     def choose(
         self,

@@ -289,12 +289,50 @@ def test_odd_forwards_are_proven_and_write_into_nobodys_buffers() -> None:
     assert result.model(images())[1:] == (None, 3)
 
 
-def test_weights_that_are_not_finite_are_named() -> None:
+@pytest.mark.parametrize("recipe", ["psp", "datafree"])
+@pytest.mark.parametrize("name", ["head.weight", "stem.1.running_var"])
+def test_weights_that_are_not_finite_are_named(name: str, recipe: str) -> None:
     model = build("Residual")
-    with torch.no_grad():
-        model.get_parameter("head.weight")[0, 0] = torch.nan
-    with pytest.raises(WeightsError, match="`head.weight` holds NaN"):
-        fp.prune(model, images(), budget=HALF, calibration=DATA)
+    model.state_dict()[name].view(-1)[0] = torch.nan
+    with pytest.raises(WeightsError, match=f"`{name}` holds NaN"):
+        fp.prune(model, images(), budget=HALF, calibration=None if recipe == "datafree" else DATA, recipe=recipe)
+
+
+class UnderMask(nn.Module):
+    """Attention under a mask that is added: minus infinity above the diagonal."""
+
+    mask: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.out = (nn.Linear(8, 8) for _ in range(4))
+        self.register_buffer("mask", torch.full((6, 6), -torch.inf).triu(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(1, 2) + self.mask
+        return self.out(scores.softmax(-1) @ self.v(x))
+
+
+def test_a_mask_may_hold_infinity() -> None:
+    tokens = torch.randn(96, 6, 8)
+    result = fp.prune(UnderMask().eval(), tokens[:2], budget=fp.Budget(flops=0.7), calibration=tokens, recipe="fast")
+    assert result.report.verification is not None and result.report.verification.ok
+
+
+def test_another_default_device_changes_nothing() -> None:
+    wanted = pruned("Plain", recipe="psp").model
+    model = build("Plain")
+    torch.set_default_device("meta")  # whatever names no device has no values
+    try:
+        found = fp.prune(model, DATA[:2], budget=HALF, calibration=DATA)
+    finally:
+        torch.set_default_device("cpu")
+    assert torch.equal(found.model(DATA), wanted(DATA))
+
+
+def test_a_seed_is_a_number() -> None:
+    with pytest.raises(InputError, match="seed='a' must be a whole number"):
+        pruned(seed="a")
 
 
 def test_the_program_keeps_every_size_that_was_dynamic() -> None:

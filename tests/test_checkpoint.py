@@ -133,6 +133,13 @@ def test_another_run_is_refused_with_what_differs(folder: Path) -> None:
     )
 
 
+def test_another_fxprune_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Checkpoint.open(folder, KEY).save("a", {})
+    monkeypatch.setattr("fxprune.checkpoint.VERSION", "9.9")
+    with pytest.raises(ResumeError, match='fxprune: ".*" there, "9.9" now'):
+        Checkpoint.open(folder, KEY)
+
+
 def test_another_torch_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Checkpoint.open(folder, KEY).save("a", {})
     monkeypatch.setattr(torch, "__version__", "1.0")

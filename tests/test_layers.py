@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("coupling", "cost", "flops", "capture"),
     ("closed_form",),
     ("calls", "progress", "types", "budget", "rectangles", "errors", "checkpoint", "files", "written"),
+    ("randomness", "version"),
 )
 RANK = {part: len(LAYERS) - level for level, parts in enumerate(LAYERS) for part in parts}
 

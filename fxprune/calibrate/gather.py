@@ -15,14 +15,19 @@ MEMORY = 1 << 30  # bytes of images to keep in memory; more goes to a file that 
 def gathered(batches: Iterable[tuple[Tensor, ...]], memory: int | None = None) -> list[Tensor]:
     """The columns of the batches, each put together along axis 0. A lone batch is taken as it is, without a copy.
 
-    memory: bytes beyond which the images go to a temporary file, which is gone when the process ends, however it ends.
+    memory: bytes beyond which the images go to a temporary file, which has no name once all are there, and is removed
+        where the batches end in an error.
     """
     columns: list[_Column] = []
-    for batch in batches:
-        columns = columns or [_Column(MEMORY if memory is None else memory) for _ in batch]
-        for column, tensor in zip(columns, batch, strict=True):
-            column.add(tensor.detach().cpu())
-    return [column.tensor() for column in columns]
+    try:
+        for batch in batches:
+            columns = columns or [_Column(MEMORY if memory is None else memory) for _ in batch]
+            for column, tensor in zip(columns, batch, strict=True):
+                column.add(tensor.detach().cpu())
+        return [column.tensor() for column in columns]
+    finally:
+        for column in columns:
+            column.discard()
 
 
 class _Column:
@@ -49,8 +54,13 @@ class _Column:
         self._write()
         size = self._path.stat().st_size
         mapped = torch.from_file(str(self._path), shared=True, size=size, dtype=torch.uint8)
-        self._path.unlink()  # the mapping keeps the data until the tensor is gone
+        self.discard()  # the mapping keeps the data until the tensor is gone
         return mapped.view(self._like.dtype).reshape(self._rows, *self._like.shape[1:])
+
+    def discard(self) -> None:
+        """Remove the file, if there is one."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         if self._path is None:

@@ -185,10 +185,18 @@ def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
     items: Iterable[Any] = [data] if isinstance(data, Tensor) else data
     if isinstance(data, Mapping) or not isinstance(items, Iterable):
         raise CalibrationError(f"calibration must be a tensor or an iterable of batches, not {type(data).__name__}")
+    first: Batch = ()
     for number, item in enumerate(items):
         batch = _tensors(inputs, item, number)
         for node, tensor in zip(inputs, batch, strict=True):
             _check(node, tensor, number)
+        first = first or batch
+        for node, tensor, known in zip(inputs, batch, first, strict=True):
+            if tensor.shape[1:] != known.shape[1:]:
+                raise CalibrationError(
+                    f"calibration batch {number}, input `{node.name}`: samples of shape {tuple(tensor.shape[1:])}, "
+                    f"those before {tuple(known.shape[1:])}: bring all to one size"
+                )
         if len({len(tensor) for tensor in batch}) != 1:
             raise CalibrationError(f"calibration batch {number}: the inputs differ in batch size")
         yield batch

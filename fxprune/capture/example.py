@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import CaptureError, InputError
+from fxprune.randomness import seeded
 
 _REGISTERED = {"_parameters", "_buffers", "_modules", "training"}
 _Attributes = dict[nn.Module, dict[str, tuple[Any, Any]]]
@@ -95,8 +96,7 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any
     slots = [(module, dict(module._buffers)) for module in model.modules()]
     values = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with torch.no_grad(), seeded(0):
             return model(*copy.deepcopy(args), **copy.deepcopy(kwargs))
     finally:
         for module, own in slots:

@@ -14,6 +14,7 @@ from fxprune.codegen.tree import named_tensors
 from fxprune.coupling.kept import Kept
 from fxprune.errors import RewriteError
 from fxprune.passes.base import COUPLING, DENSE, PLAN, require, require_finite, state
+from fxprune.randomness import seeded
 
 NOTES = "initialise_notes"
 
@@ -57,9 +58,7 @@ class Initialise(PassBase):
             draws = {names: draw for names, draw in draws.items() if not changed.isdisjoint(names)}
         tied = _aliases(graph_module)
         unowned = [name for name, _ in graph_module.named_parameters() if owned.isdisjoint(tied[name])]
-        devices = {parameter.device.index for parameter in graph_module.parameters() if parameter.is_cuda}
-        with torch.random.fork_rng(devices=sorted(devices)), torch.no_grad():
-            torch.manual_seed(self.seed)
+        with seeded(self.seed), torch.no_grad():
             for draw in reversed(draws.values()):  # the first module that has a tied parameter has the last word
                 draw()
             for name in unowned:

@@ -20,6 +20,7 @@ from fxprune.coupling.check import check_plan, require_plan
 from fxprune.coupling.kept import Kept
 from fxprune.errors import PlanError, RewriteError, VerificationError
 from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, deep_copy, replace_tensors, state
+from fxprune.randomness import seeded
 from fxprune.types import Coupling, Plan, Verification
 
 aten = torch.ops.aten
@@ -151,8 +152,7 @@ def _widen(gm: fx.GraphModule) -> None:
 def _repeatable(seed: int, dtype: torch.dtype | None = None) -> Iterator[None]:
     """The same random numbers in every run; tensors that a forward makes are of `dtype` where it names none."""
     before = torch.get_default_dtype()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         torch.set_default_dtype(dtype or before)
         try:
             yield

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from fxprune.errors import PlanError, user_line
+from fxprune.randomness import seeded
 from fxprune.widths.scores import by_scores, unit_scores
 from fxprune.widths.setting import Choice, Setting, method
 
@@ -90,12 +91,7 @@ def _parameters_and_loss(setting: Setting, called: str) -> tuple[dict[str, Tenso
     }
     (args, kwargs), labels = _batch(setting.data, next(iter(weights.values())).device)
     try:
-        with (
-            torch.random.fork_rng(range(torch.cuda.device_count())),
-            sdpa_kernel(SDPBackend.MATH),
-            _TwiceDifferentiable(),
-        ):
-            torch.manual_seed(setting.seed)
+        with seeded(setting.seed), sdpa_kernel(SDPBackend.MATH), _TwiceDifferentiable():
             outputs = pytree.tree_leaves(functional_call(twin, weights, args, kwargs))
         return weights, F.cross_entropy(outputs[0], labels)
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,18 @@ def test_a_lone_tensor_is_not_copied() -> None:
 
 def test_nothing_gives_nothing() -> None:
     assert gathered([]) == []
+
+
+def test_batches_that_end_in_an_error_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = list[Path]()
+
+    def failing() -> Iterator[tuple[torch.Tensor, ...]]:
+        for _ in range(3):
+            yield (torch.zeros(5, 3),)
+        seen.extend(tmp_path.iterdir())
+        raise OSError("the next image is broken")
+
+    with pytest.raises(OSError, match="broken"):
+        gathered(failing(), 0)
+    assert seen and not list(tmp_path.iterdir())

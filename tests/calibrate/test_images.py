@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.export import Dim
 from torch.utils.data import DataLoader, TensorDataset
 
 from fxprune.calibrate.images import Calibration, calibration_for
@@ -167,3 +168,11 @@ def test_the_first_batches_are_as_many_as_hold_so_many_images() -> None:
     firsts = [list(calibration.first(calibration.fitting, count)) for count in (0, 1, 3, 4, 5, 6, float("inf"))]
     assert firsts == [[], [0], [0], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]
     assert list(calibration.first(calibration.judging, 1)) == [3]
+
+
+def test_samples_of_one_size_are_asked_for() -> None:
+    sizes = {0: Dim.AUTO, 2: Dim.AUTO, 3: Dim.AUTO}
+    gm = capture(build("Residual"), (images(),), dynamic_shapes=(sizes,))
+    message = r"calibration batch 1, input `x`: samples of shape \(3, 12, 12\), those before \(3, 8, 8\): bring all"
+    with pytest.raises(CalibrationError, match=message):
+        calibration_for(gm, [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 12, 12)])

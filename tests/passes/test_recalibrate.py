@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.statistics import batch_norm_statistics
 from fxprune.capture import capture
 from fxprune.errors import RewriteError
@@ -48,3 +48,10 @@ def test_a_network_without_batch_norm_is_left_alone() -> None:
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(RewriteError, match="Recalibrate needs dense, calibration"):
         Recalibrate()(clone(capture(build("Plain"), (images(),))))
+
+
+def test_held_out_images_are_not_looked_at() -> None:
+    gm = clone(capture(build("Residual"), (images(),)))
+    batches = [(images(8),), (torch.full((8, 3, 8, 8), torch.nan),)]
+    found = batch_norm_statistics(gm, Calibration(batches, held_out=1))
+    assert found and all(bool(value.isfinite().all()) for value in found.values())

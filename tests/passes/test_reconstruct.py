@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import fx
 
-from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.images import Calibration, calibration_for
+from fxprune.calibrate.judge import output_error
 from fxprune.capture import capture
 from fxprune.checkpoint import Checkpoint
 from fxprune.coupling import analyze
@@ -56,10 +57,13 @@ def test_corrections_are_additions_behind_the_layers_that_have_a_home_for_them()
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_outputs_are_no_worse_and_a_second_run_changes_nothing(name: str) -> None:
     gm, small = shrunk(name)
+    errors = [output_error(gm, small, small.meta["fxprune"]["calibration"])]
     Reconstruct()(small)
-    ((stage, before, after),) = small.meta["fxprune"]["stages"]
-    assert stage == "least squares" and after <= before
     Fuse()(small)
+    errors.append(output_error(gm, small, small.meta["fxprune"]["calibration"]))
+    ((stage, *noted),) = small.meta["fxprune"]["stages"]
+    assert stage == "least squares" and errors[1] <= errors[0]
+    assert noted == pytest.approx(errors, rel=1e-3, abs=1e-9)
     output = small(images(4))
     assert not modified(Reconstruct()(small))
     assert torch.equal(small(images(4)), output) and torch.isfinite(output).all()
@@ -106,6 +110,17 @@ def test_the_same_seed_gives_the_same_weights() -> None:
         Fuse()(small)
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_weights_are_solved_for_without_the_held_out_images() -> None:
+    solved = []
+    for seed in (4, 5):
+        _, small = shrunk("Plain")
+        batches = [(images(24, seed=3),), (images(24, seed=seed),)]
+        small.meta["fxprune"]["calibration"] = Calibration(batches, held_out=1)
+        assert modified(Reconstruct(rho=(1e-2,))(small))
+        solved.append(small.get_parameter("fc1.weight"))
+    assert torch.equal(*solved)
 
 
 def test_weights_that_cannot_be_improved_stay() -> None:

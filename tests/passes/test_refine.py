@@ -9,6 +9,7 @@ from fxprune.capture import capture
 from fxprune.errors import RewriteError
 from fxprune.passes.base import clone
 from fxprune.passes.fuse import Fuse
+from fxprune.passes.learning import put_if_better
 from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.refine import Refine
 from tests.networks import NETWORKS, build, calls, images, modified
@@ -46,6 +47,15 @@ def test_steps_that_lead_astray_are_not_kept() -> None:
     before = [parameter.detach().clone() for parameter in small.parameters()]
     assert not modified(Refine(epochs=1, rate=1e3)(small))
     assert all(torch.equal(a, b) for a, b in zip(small.parameters(), before, strict=True))
+
+
+def test_what_makes_it_worse_is_taken_back() -> None:
+    _, small = shrunk("Residual")
+    before = {name: parameter.detach().clone() for name, parameter in small.named_parameters()}
+    assert not put_if_better(small, "refine", {name: 10 * value for name, value in before.items()})
+    assert all(torch.equal(parameter, before[name]) for name, parameter in small.named_parameters())
+    ((_, error, left),) = small.meta["fxprune"]["stages"]
+    assert error == left
 
 
 def test_without_held_out_images_nothing_changes() -> None:

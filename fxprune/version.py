@@ -1,0 +1,3 @@
+"""Which fxprune this is."""
+
+VERSION = "0.1.0"
