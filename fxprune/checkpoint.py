@@ -58,10 +58,10 @@ class Checkpoint:
             )
         return Checkpoint(folder, settings)
 
-    def load(self, stage: str) -> dict[str, Any] | None:
+    def load(self, stage: str, *keys: str) -> dict[str, Any] | None:
         """What was saved last for `stage`, on the devices it came from; None where nothing was.
 
-        Raises ResumeError where the file is damaged. No code in it is run.
+        Raises ResumeError where the file is damaged, or has not these keys. No code in it is run.
         """
         path = self._path(stage)
         if path is None or not path.is_file():
@@ -72,7 +72,7 @@ class Checkpoint:
             value = None if damaged else torch.load(path, weights_only=True)
         except Exception as error:
             raise ResumeError(f"{_damaged(path)} ({type(error).__name__})") from error
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or not value.keys() >= set(keys):
             raise ResumeError(_damaged(path))
         return value
 

@@ -35,4 +35,4 @@ def heard_by(listener: Callable[..., Any] | None) -> Progress:
         return lambda stage, done, total, error=None, /: listener(stage, done, total)
     except ValueError:  # some built-in callables have no signature
         pass
-    return listener
+    return lambda stage, done, total, error=None, /: listener(stage, done, total, error)

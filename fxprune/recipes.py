@@ -12,7 +12,7 @@ from torch.fx.passes.infra.pass_base import PassBase
 from fxprune.budget import Budget, require_budget
 from fxprune.calibrate.sampling import THOROUGH, THRIFTY, Sampling
 from fxprune.checkpoint import Checkpoint
-from fxprune.errors import InputError, registered
+from fxprune.errors import CalibrationError, InputError, registered
 from fxprune.latency import Timing
 from fxprune.passes.choose import Choose
 from fxprune.passes.compare import Compare
@@ -64,6 +64,7 @@ class Settings:
         calibration: Any,
         sampling: Sampling = THOROUGH,
         capacities: Sequence[float] = Choose.capacities,
+        corrected: bool = True,
     ) -> Choose:
         """Which units stay; `importance` and `allocation` where the user names none."""
         return Choose(
@@ -79,6 +80,7 @@ class Settings:
             timing=self.timing,
             sampling=sampling,
             capacities=capacities,
+            corrected=corrected,
             checkpoint=self.checkpoint,
             progress=self.progress,
         )
@@ -98,10 +100,10 @@ class Settings:
         solve = Reconstruct(rows_per_input=rows_per_input, seed=self.seed, checkpoint=self.checkpoint, progress=heard)
         return (solve, Fuse())
 
-    def refine(self, epochs: float, work: float) -> Refine:
+    def refine(self, epochs: float, work: float, augment: bool = True) -> Refine:
         """The polish of the second phase."""
         heard = partial(self.progress, "refine")
-        return Refine(epochs, work, seed=self.seed, checkpoint=self.checkpoint, progress=heard)
+        return Refine(epochs, work, augment=augment, seed=self.seed, checkpoint=self.checkpoint, progress=heard)
 
 
 RECIPES: dict[str, Callable[[Settings], Passes]] = {}
@@ -170,13 +172,17 @@ def best(use: Settings) -> Passes:
 @recipe
 def datafree(use: Settings) -> Passes:
     """Closed form and a short polish, on images that are made from the network's own BatchNorm statistics: no data."""
+    if use.calibration is not None:
+        raise CalibrationError(
+            "recipe='datafree' makes its own images and looks at no others: leave calibration= out, or choose 'fast'"
+        )
     return (
         Synthesise(seed=use.seed, progress=use.progress),
         use.choose("second_order", "dynamic", None, capacities=TRIED),
         PinSizes(use.heads),
         *use.shrink(),
         *use.reconstruct(),
-        use.refine(epochs=10, work=1e13),
+        use.refine(epochs=10, work=1e13, augment=False),  # a mixture of images that were made up is unlike any
         Compare(),
         Tidy(),
         Lift(),
@@ -186,10 +192,12 @@ def datafree(use: Settings) -> Passes:
 @recipe
 def magnitude(use: Settings) -> Passes:
     """By the weights alone, one ratio for all groups, nothing corrected: a baseline."""
+    looked_at = use.calibration if use.importance or use.budget.max_error else None
     return (
-        use.choose("magnitude", "uniform", use.calibration if use.importance or use.budget.max_error else None),
+        use.choose("magnitude", "uniform", looked_at, corrected=False),
         PinSizes(use.heads),
         *use.shrink(),
+        *(() if looked_at is None else (Compare(),)),
         Tidy(),
         Lift(),
     )

@@ -11,7 +11,7 @@ from fxprune.calibrate.evaluate import judged_of, outputs_of
 from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
 from fxprune.capture import capture_info
-from fxprune.passes.base import CALIBRATION, COST, COUPLING, LATENCIES, PLAN, STAGES, state, teacher
+from fxprune.passes.base import CALIBRATION, COST, COUPLING, LATENCIES, PLAN, STAGES, UNLIKENESS, state, teacher
 from fxprune.passes.compare import ERRORS
 from fxprune.passes.configure import CONFIGURED
 from fxprune.passes.initialise import NOTES
@@ -23,6 +23,7 @@ from fxprune.widths import Configured
 
 _RANDOM_DEPTH = ("StochasticDepth", "DropPath")  # modules that leave no trace in a graph captured in evaluation
 FEW = 64  # images, below which least squares and gradients have little to go by
+UNLIKE = 0.25  # distance of the statistics, above which images are not those that the network was trained on
 LARGE = 0.25  # share of the variance of the outputs that is lost, above which answers change often
 
 
@@ -81,11 +82,17 @@ def _weak_calibration(gm: fx.GraphModule) -> Iterator[str]:
             yield "errors are those on images made from the network itself: real ones, even a hundred, correct better"
             if not any(node.target is BATCH_NORM for node in teacher(gm).graph.nodes):
                 yield "without BatchNorm such images are mere noise: little can be learned from them"
+        if (found := state(gm).get(UNLIKENESS) or 0.0) > UNLIKE:
+            yield (
+                f"the images are unlike those that the BatchNorms remember of the training ({found:.2f}, where less "
+                f"than {UNLIKE} is usual): preprocess them as there, and give images of the same kind"
+            )
         images = calibration.count if calibration.distinct is None else calibration.distinct
         if images < FEW:
-            yield f"only {images} different calibration images: give a few hundred for a better result"
+            several = "s" * (images != 1)
+            yield f"only {images} different calibration image{several}: give a few hundred for a better result"
         if not calibration.teaches:
-            yield "nothing was corrected: what fits so few images may be wrong for all others"
+            yield "nothing was corrected, and units went by magnitude: what fits so few images is wrong for others"
         elif not calibration.held_out:
             yield "no calibration image could be held out, so that nothing judges the corrections: give more images"
         elif state(gm).get(ERRORS) and not state(gm).get(STAGES):

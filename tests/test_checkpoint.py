@@ -133,6 +133,14 @@ def test_another_run_is_refused_with_what_differs(folder: Path) -> None:
     )
 
 
+def test_a_state_without_what_is_asked_for_is_refused(folder: Path) -> None:
+    checkpoint = Checkpoint.open(folder, KEY)
+    checkpoint.save("a", {"plan": 1})
+    assert checkpoint.load("a", "plan") == {"plan": 1}
+    with pytest.raises(ResumeError, match="is damaged and cannot be read"):
+        checkpoint.load("a", "plan", "rate")
+
+
 def test_another_fxprune_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Checkpoint.open(folder, KEY).save("a", {})
     monkeypatch.setattr("fxprune.checkpoint.VERSION", "9.9")

@@ -13,4 +13,13 @@ def test_listeners_of_three_and_of_four_arguments_are_heard() -> None:
     heard_by(lambda stage, done, total, error: told.append((stage, done, total, error)))("refine", 1, 2, 0.5)
     heard_by(lambda *arguments: told.append(arguments))("refine", 1, 2, 0.5)
     assert told == [("refine", 1, 2), ("refine", 1, 2, 0.5), ("refine", 1, 2, 0.5)]
+
+
+def test_where_no_error_is_known_none_is_told() -> None:
+    told: list[Any] = []
+    heard_by(lambda stage, done, total, error: told.append((stage, done, total, error)))("observe", 1, 2)
+    assert told == [("observe", 1, 2, None)]
+
+
+def test_nobody_may_listen() -> None:
     assert heard_by(None) is silent

@@ -48,9 +48,10 @@ def digits(**options: Any) -> fp.Result:
     ],
 )
 def test_a_pipeline_is_a_visible_tuple(recipe: str, passes: str) -> None:
-    found = fp.pipeline(recipe, budget=HALF, calibration=DATA)
+    data = None if recipe == "datafree" else DATA
+    found = fp.pipeline(recipe, budget=HALF, calibration=data)
     assert " ".join(type(step).__name__ for step in found) == passes
-    bare = fp.pipeline(recipe, budget=HALF, calibration=DATA, verify=False)
+    bare = fp.pipeline(recipe, budget=HALF, calibration=data, verify=False)
     assert " ".join(type(step).__name__ for step in bare) == passes.replace(" Verify", "")
 
 
@@ -138,7 +139,38 @@ def test_weak_results_are_announced() -> None:
     assert any("nothing was corrected" in text for text in alike.weak)
     small = digits(recipe="fast", budget=fp.Budget(flops=0.03)).report
     assert any("of the variance of the network's outputs is lost" in text for text in small.weak)
-    assert not pruned(budget=fp.Budget(flops=0.9)).report.weak
+    assert not digits(recipe="fast", budget=fp.Budget(flops=0.9)).report.weak
+
+
+def test_images_that_the_network_was_not_trained_on_are_announced() -> None:
+    data = demo.load()[0].images[:64]
+    for changed in (10 * data, data / 10):
+        assert any(
+            "the images are unlike those" in text for text in digits(recipe="fast", calibration=changed).report.weak
+        )
+
+
+def test_without_corrections_an_error_is_kept_all_the_same() -> None:
+    report = digits(recipe="magnitude", budget=fp.Budget(max_error=0.1)).report
+    ((stage, before, after),) = report.stages
+    assert stage == "shrink" and before == after <= 0.1
+    assert report.after["flops"] < report.before["flops"]
+
+
+def test_an_error_needs_images_that_are_held_out() -> None:
+    for data in (demo.load()[0].images[:3], demo.load()[0].images[:1].expand(40, -1, -1, -1)):
+        with pytest.raises(CalibrationError, match="none can be held out: give a few hundred"):
+            digits(recipe="fast", budget=fp.Budget(max_error=0.1), calibration=data)
+
+
+def test_images_that_teach_nothing_choose_nothing() -> None:
+    plans = [digits(recipe=recipe, calibration=demo.load()[0].images[:3]).plan for recipe in ("fast", "magnitude")]
+    assert plans[0] == plans[1]
+
+
+def test_who_makes_images_takes_none() -> None:
+    with pytest.raises(CalibrationError, match="looks at no others: leave calibration= out"):
+        digits(recipe="datafree")
 
 
 def test_fast_reads_each_image_at_most_four_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,22 @@ def test_other_precisions(dtype: torch.dtype, recipe: str) -> None:
     assert {tensor.dtype for tensor in result.model.parameters()} == {dtype}
 
 
+def test_values_that_are_too_large_are_named_as_such() -> None:
+    data = FEW.clone()
+    data[3] = 1e30
+    with pytest.raises(
+        CalibrationError, match="reads of the calibration images is not finite, or too large to be squared"
+    ):
+        fp.prune(demo.trained(), data[:2], budget=HALF, calibration=data, recipe="fast")
+
+
+def test_weights_stay_as_they_lie_in_memory() -> None:
+    model = demo.trained().to(memory_format=torch.channels_last)
+    result = fp.prune(model, FEW[:2], budget=HALF, calibration=FEW, recipe="fast")
+    kernels = [weight for weight in result.model.parameters() if weight.ndim == 4]
+    assert kernels and all(weight.is_contiguous(memory_format=torch.channels_last) for weight in kernels)
+
+
 def test_images_of_another_size_are_taken_or_refused_by_shape() -> None:
     class Flat(nn.Module):
         def __init__(self) -> None:

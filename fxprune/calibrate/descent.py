@@ -17,6 +17,7 @@ from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.moments import widened
 from fxprune.progress import Measured, unheard
 
+_KEPT = ("rate", "progress", "weights", "best", "optimizers", "scaler", "generator")  # in a checkpoint
 AfterStep = Callable[[Tensors, float], None]  # the weights, the share of the steps that are done
 
 
@@ -107,7 +108,7 @@ class Descent:
         )
 
     def _resumed(self, weights: _Weights, generator: torch.Generator) -> _Progress | None:
-        found = self.checkpoint.load(self.stage)
+        found = self.checkpoint.load(self.stage, *_KEPT)
         if found is None:
             return None
         for name, tensor in weights.tensors().items():

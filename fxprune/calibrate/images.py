@@ -127,15 +127,17 @@ def calibration_for(
     if count == 0:
         raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
     fixed = _static_batch(inputs) is not None
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    order, same = torch.randperm(count, generator=torch.Generator().manual_seed(seed)), _same(columns, size)
     apart = round(held_out * count)
     if fixed:  # whole batches, and one at least where there are several
         apart = size * max(round(held_out * count / size), int(held_out > 0 and size < count))
+    else:
+        order, apart = _copies_together(order, same, apart)
     fitting, judging = (
         part.split(size) if len(part) else () for part in (order[: count - apart], order[count - apart :])
     )
     batches = _Batches(columns, (*fitting, *judging))
-    return Calibration(batches, len(judging), _distinct(batches), fixed)
+    return Calibration(batches, len(judging), len(same[order].unique()), fixed)
 
 
 def sampled_inputs(gm: fx.GraphModule) -> list[fx.Node]:
@@ -170,14 +172,26 @@ class _Batches(Sequence[Batch]):
         return _Batches(self.columns, [piece for part in self.parts for piece in part.split(size)])
 
 
-def _distinct(batches: Sequence[Batch]) -> int:
-    """How many samples differ, as their sums and their sums of squares tell."""
-    seen: set[tuple[float, ...]] = set()
-    for batch in batches:
-        rows = [column.reshape(len(column), -1).double() for column in batch]
+def _same(columns: Sequence[Tensor], size: int) -> Tensor:
+    """A number for each sample, the same for copies, as their sums and their sums of squares tell."""
+    known: dict[tuple[float, ...], int] = {}
+    numbers = []
+    for pieces in zip(*(column.split(size) for column in columns), strict=True):
+        rows = [piece.reshape(len(piece), -1).double() for piece in pieces]
         sums = torch.stack([each for row in rows for each in (row.sum(1), row.square().sum(1))], 1)
-        seen.update(map(tuple, sums.tolist()))
-    return len(seen)
+        numbers += [known.setdefault(tuple(row), len(known)) for row in sums.tolist()]
+    return torch.tensor(numbers)
+
+
+def _copies_together(order: Tensor, same: Tensor, apart: int) -> tuple[Tensor, int]:
+    """The order with copies next to each other, and how many from its end to hold out, so that none of them has a copy
+    among the others: at most `apart`, or all copies of one sample."""
+    first: dict[int, int] = {}
+    places = torch.tensor([first.setdefault(number, place) for place, number in enumerate(same[order].tolist())])
+    places, grouped = places.sort(stable=True)
+    starts = [0, *(1 + torch.nonzero(places.diff())[:, 0]).tolist()]
+    begin = next((start for start in starts if start >= len(order) - apart), starts[-1])
+    return order[grouped], len(order) - begin if apart and begin else 0
 
 
 def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:

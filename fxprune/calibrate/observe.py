@@ -18,6 +18,7 @@ from fxprune.calibrate.room import images_at_once
 from fxprune.calibrate.sampling import THOROUGH, Sampling, enough_rows, sample
 from fxprune.closed_form.moments import Moments, widened
 from fxprune.closed_form.removal import System
+from fxprune.errors import CalibrationError
 from fxprune.progress import Counted
 from fxprune.types import ChannelGroup, Coupling
 
@@ -133,12 +134,17 @@ class _Tally:
     def feel(self, gradient: Tensor, images: int) -> None:
         """Take in the gradient at the output. The images are counted by the caller: an axis may come before theirs, or
         be folded into it, as tokens and windows are."""
-        g = widened(self.item.targets(gradient))
+        g = torch.nan_to_num(widened(self.item.targets(gradient)), 0.0, 0.0, 0.0)  # a slope of infinity says nothing
         self.sensitivity += (g.mT @ g).double()
         self.images += images
 
     def observed(self) -> Observed:
         covariance = self.moments.second(self.centred)[0]
+        if not bool(covariance.isfinite().all()):
+            raise CalibrationError(
+                f"what the layer of `{self.item.weight}` reads of the calibration images is not finite, or too large "
+                "to be squared: leave out the images that make it so"
+            )
         mean = self.moments.mean_x * self.centred
         return Observed(covariance, mean, self.weights, self.sensitivity / max(1, self.images))
 

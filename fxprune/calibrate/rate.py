@@ -28,7 +28,7 @@ def at_measured_rate(descent: Descent, lesson: Lesson, start: Tensors) -> Descen
         return descent
     total = before + descent.steps
     whole = replace(descent, report=_shifted(descent.report, before, total))
-    known = descent.checkpoint.load(descent.stage)
+    known = descent.checkpoint.load(descent.stage, "rate")
     if known is not None:
         return replace(whole, rate=known["rate"])
     unmoved, best, rate = lesson.judge(start, IMAGES), math.inf, descent.rate

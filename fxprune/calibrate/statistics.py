@@ -1,16 +1,18 @@
-"""The statistics of BatchNorms, as the calibration images give them."""
+"""The statistics of BatchNorms: as the calibration images give them, and as they are remembered of the training."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.calibrate.evaluate import Evaluator, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, attribute, outputs_of, to_device
 from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
+from fxprune.calls import source_of
 
 
 def batch_norm_statistics(gm: fx.GraphModule, calibration: Calibration, images: int = 256) -> dict[str, Tensor]:
@@ -66,3 +68,55 @@ def _own_statistics(node: fx.Node, uses: Mapping[str, int]) -> bool:
         return False
     buffers = node.args[3:5]
     return all(isinstance(buffer, fx.Node) and uses.get(str(buffer.target)) == 1 for buffer in buffers)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A BatchNorm in evaluation: the node that it reads, and the statistics that it expects there.
+
+    mean, variance: float32, [channels]; a channel that hardly varies is no more than 30 times as strict as the others.
+    first: whether no other BatchNorm comes before it.
+    """
+
+    source: str
+    mean: Tensor
+    variance: Tensor
+    first: bool
+
+    def mismatch(self, value: Tensor) -> Tensor:
+        """Squared differences of means and deviations, relative to the deviation, averaged over the channels."""
+        axes = [axis for axis in range(value.ndim) if axis != 1]
+        variance, mean = torch.var_mean(value.float(), axes, correction=0)
+        deviation = (variance / self.variance).clamp_min(1e-6).sqrt()
+        return ((mean - self.mean).square() / self.variance + (deviation - 1).square()).mean()
+
+
+def norms_of(gm: fx.GraphModule) -> list[Norm]:
+    """The BatchNorms in evaluation, in the order of the graph."""
+    found, behind = [], set[fx.Node]()  # the nodes behind a BatchNorm
+    for node in gm.graph.nodes:
+        if any(argument in behind for argument in node.all_input_nodes):
+            behind.add(node)
+        if node.target is BATCH_NORM and node.args[5] is False:
+            mean, variance = (attribute(gm, str(statistic.target)).float() for statistic in node.args[3:5])
+            floor = 1e-3 * float(variance.mean()) + 1e-8
+            found.append(Norm(source_of(node).name, mean, variance.clamp_min(floor), node not in behind))
+            behind.add(node)
+    return found
+
+
+def unlikeness(gm: fx.GraphModule, calibration: Calibration, images: int = 64) -> float | None:
+    """How far the means and deviations of some images are from those that the BatchNorms remember of the training.
+
+    The mean over BatchNorms and channels of ((m - M) / S)^2 + (s / S - 1)^2; None where there is no BatchNorm.
+    """
+    norms, evaluator = norms_of(gm), Evaluator(gm)
+    found, seen = 0.0, 0
+    if not norms:
+        return None
+    with torch.no_grad():
+        for batch in calibration.batches_of(calibration.first(range(len(calibration.batches)), images)):
+            values = evaluator({norm.source for norm in norms}, to_device(gm, batch))
+            mean = torch.stack([norm.mismatch(values[norm.source]) for norm in norms]).mean()
+            found, seen = found + len(batch[0]) * float(mean), seen + len(batch[0])
+    return found / max(1, seen)

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from fxprune.calibrate.evaluate import Evaluator, attribute
-from fxprune.calibrate.homes import BATCH_NORM
+from fxprune.calibrate.evaluate import Evaluator
 from fxprune.calibrate.images import sampled_inputs
 from fxprune.calibrate.noise import Ids, Noise, Source, rows_of, source_for
 from fxprune.calibrate.room import images_at_once
-from fxprune.calls import device_of, source_of
+from fxprune.calibrate.statistics import Norm, norms_of
+from fxprune.calls import device_of
 from fxprune.capture import capture_info
 from fxprune.errors import CalibrationError, describe
 from fxprune.progress import Counted
@@ -64,7 +63,7 @@ def synthesised(
         raise CalibrationError(f"images must be at least 1, not {images}")
     generator = torch.Generator().manual_seed(seed)
     sources = _sources(gm)
-    norms = _norms(gm)
+    norms = norms_of(gm)
     sizes = _batch_sizes(gm, images, batch_size, memory)
     if norms:
         _fit(_Mismatch(gm, sources, [norm for norm in norms if norm.first]), sizes[0], generator)
@@ -80,31 +79,10 @@ def synthesised(
     return tuple(torch.cat(column) for column in zip(*made, strict=True))
 
 
-@dataclass(frozen=True)
-class _Norm:
-    """A BatchNorm in evaluation: the node that it reads, and the statistics that it expects there.
-
-    mean, variance: float32, [channels]; a channel that hardly varies is no more than 30 times as strict as the others.
-    first: whether no other BatchNorm comes before it.
-    """
-
-    source: str
-    mean: Tensor
-    variance: Tensor
-    first: bool
-
-    def mismatch(self, value: Tensor) -> Tensor:
-        """Squared differences of means and deviations, relative to the deviation, averaged over the channels."""
-        axes = [axis for axis in range(value.ndim) if axis != 1]
-        variance, mean = torch.var_mean(value.float(), axes, correction=0)
-        deviation = (variance / self.variance).clamp_min(1e-6).sqrt()
-        return ((mean - self.mean).square() / self.variance + (deviation - 1).square()).mean()
-
-
 class _Mismatch:
     """How far the inputs that `sources` make are from what the BatchNorms expect: a loss of order one."""
 
-    def __init__(self, gm: fx.GraphModule, sources: Mapping[str, Source], norms: Sequence[_Norm]) -> None:
+    def __init__(self, gm: fx.GraphModule, sources: Mapping[str, Source], norms: Sequence[Norm]) -> None:
         self.sources, self._norms, self._evaluator = sources, norms, Evaluator(gm)
         self.noises = {name: source for name, source in sources.items() if isinstance(source, Noise)}
 
@@ -180,20 +158,6 @@ def _sources(gm: fx.GraphModule) -> dict[str, Source]:
     device = device_of(gm)
     examples = pytree.tree_leaves((info.args, dict(info.kwargs)))
     return {node.name: source_for(node, value.detach().to(device)) for node, value in zip(nodes, examples, strict=True)}
-
-
-def _norms(gm: fx.GraphModule) -> list[_Norm]:
-    """The BatchNorms in evaluation, in the order of the graph."""
-    found, behind = [], set[fx.Node]()  # the nodes behind a BatchNorm
-    for node in gm.graph.nodes:
-        if any(argument in behind for argument in node.all_input_nodes):
-            behind.add(node)
-        if node.target is BATCH_NORM and node.args[5] is False:
-            mean, variance = (attribute(gm, str(statistic.target)).float() for statistic in node.args[3:5])
-            floor = 1e-3 * float(variance.mean()) + 1e-8
-            found.append(_Norm(source_of(node).name, mean, variance.clamp_min(floor), node not in behind))
-            behind.add(node)
-    return found
 
 
 def _batch_sizes(gm: fx.GraphModule, images: int, batch_size: int, memory: int) -> list[int]:

@@ -124,6 +124,6 @@ def _calibration(network: Network, options: Mapping[str, Any]) -> Any:
         limit=options["images"],
         channels=input_size[0],
     )
-    if chosen.mean is None and isinstance(data, Batches) and data.samples.preprocessed:
+    if chosen.mean is None and chosen.std is None and isinstance(data, Batches) and data.samples.preprocessed:
         note("without --mean and --std, images are scaled to [0, 1] and not normalised")
     return data

@@ -28,6 +28,7 @@ DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just bef
 TEACHER, CALIBRATION, COST = "teacher", "calibration", "cost"  # teacher: the graph with the user's own weights
 LATENCIES = "latencies"  # what was measured, where the budget limits the latency
 ANALYSED = "analysed"  # the last coupling that was found, and of what
+UNLIKENESS = "unlikeness"  # how far the images are from what the BatchNorms remember
 STAGES = "stages"  # (name, held-out error before, after) of each stage that corrects
 
 
@@ -101,8 +102,17 @@ def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
     path, _, leaf = name.rpartition(".")
     owner = gm.get_submodule(path)
     old = getattr(owner, leaf)
+    value = laid_out_as(old, value)
     new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
     setattr(owner, leaf, new)
+
+
+def laid_out_as(old: Tensor, new: Tensor) -> Tensor:
+    """A tensor with channels last in memory where the one that it replaces has them there."""
+    layout = torch.channels_last
+    if new.ndim != 4 or old.is_contiguous() or not old.is_contiguous(memory_format=layout):
+        return new
+    return new.contiguous(memory_format=layout)
 
 
 def require_finite(gm: fx.GraphModule, writer: str) -> None:
@@ -163,7 +173,8 @@ def replace_tensors(gm: fx.GraphModule, make: Callable[[str, Tensor], Tensor]) -
         for name, parameter in module._parameters.items():
             if parameter is not None:
                 if id(parameter) not in made:
-                    made[id(parameter)] = nn.Parameter(make(prefix + name, parameter), parameter.requires_grad)
+                    value = laid_out_as(parameter, make(prefix + name, parameter))
+                    made[id(parameter)] = nn.Parameter(value, parameter.requires_grad)
                 module._parameters[name] = made[id(parameter)]
         for name, buffer in module._buffers.items():
             if buffer is not None:

@@ -27,6 +27,7 @@ from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.measure import measured
 from fxprune.calibrate.observe import observe, systems_of
 from fxprune.calibrate.sampling import THOROUGH, Sampling
+from fxprune.calibrate.statistics import unlikeness
 from fxprune.capture import capture_info
 from fxprune.checkpoint import Checkpoint
 from fxprune.closed_form.removal import Removal
@@ -40,13 +41,14 @@ from fxprune.passes.base import (
     COST,
     COUPLING,
     PLAN,
+    UNLIKENESS,
     analysed,
     refuse_not_finite,
     require_operators,
     state,
     without_guards,
 )
-from fxprune.passes.search import last_good, smallest_plan
+from fxprune.passes.search import corrected_error, last_good, smallest_plan, trial_error
 from fxprune.passes.timed import restore, timed_plan
 from fxprune.progress import Progress, silent
 from fxprune.select import select
@@ -70,6 +72,8 @@ class Choose(PassBase):
     sampling: how much of the images is looked at.
     capacities: how much the parameters that stay count beside the foretold error, as in `allocate`; of several the last
         whose plan errs about as little as any on the held-out images, once least squares has made up for it.
+    corrected: whether least squares follows, so that `max_error` is that of a plan after it.
+    Fewer than four different images teach nothing: then magnitudes choose, at one ratio for all groups.
     Postcondition: the plan is possible, and the network that it leaves fits the budget.
     """
 
@@ -85,6 +89,7 @@ class Choose(PassBase):
     timing: Timing = field(default_factory=Timing)
     sampling: Sampling = THOROUGH
     capacities: Sequence[float] = (2.0,)
+    corrected: bool = True
     checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False)
     progress: Progress = field(default=silent, repr=False)
 
@@ -135,9 +140,24 @@ class Choose(PassBase):
         )
         if self.calibration is not None:
             found[CALIBRATION] = calibration_for(graph_module, self.calibration, seed=self.seed)
-        known = self.checkpoint.load("choose")
+        self._look(graph_module)
+        known = self.checkpoint.load("choose", "plan")
         found[PLAN] = self._restored(graph_module, known) if known else self._chosen(graph_module)
         return PassResult(graph_module, False)
+
+    def _look(self, gm: fx.GraphModule) -> None:
+        """What the images say before anything is learned from them. CalibrationError where they cannot judge."""
+        found = state(gm)
+        calibration: Calibration | None = found.get(CALIBRATION)
+        if calibration is None:
+            return
+        if self.budget.max_error is not None and not calibration.held_out:
+            raise CalibrationError(
+                f"max_error={self.budget.max_error} is the error on held-out images, and of so few different ones "
+                f"({calibration.distinct or calibration.count}) none can be held out: give a few hundred"
+            )
+        if self.calibration is not None:
+            found[UNLIKENESS] = unlikeness(gm, calibration)
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """The plan is possible, and fits."""
@@ -194,7 +214,9 @@ class Choose(PassBase):
 
         if self.budget.max_error is None:
             return planned
-        return lambda budget: smallest_plan(gm, planned, budget, self.seed, partial(self.progress, "search"))
+        by_itself, after_all = partial(trial_error, gm, steps=()), partial(corrected_error, gm, seed=self.seed)
+        error_of = after_all if self.corrected else by_itself
+        return lambda budget: smallest_plan(gm, planned, budget, error_of, partial(self.progress, "search"))
 
     def _plan(self, gm: fx.GraphModule, removals: Mapping[str, Removal], budget: Budget, capacity: float) -> Plan:
         """The units that stay by these curves."""
@@ -204,7 +226,7 @@ class Choose(PassBase):
             coupling,
             removals,
             budget,
-            method=self.allocation,
+            method="uniform" if self._sees_too_little(gm) else self.allocation,
             multiple_of=self.multiple_of,
             freeze=self.freeze,
             max_ratio=self._most,
@@ -212,11 +234,18 @@ class Choose(PassBase):
         )
         return replace(select(coupling, removals, widths, input_specs(gm)), heads=self.heads)
 
+    def _sees_too_little(self, gm: fx.GraphModule) -> bool:
+        """Whether there are images, and what they say would be of them alone."""
+        calibration: Calibration | None = state(gm).get(CALIBRATION)
+        return calibration is not None and not calibration.teaches
+
     def _removals(
         self, gm: fx.GraphModule, coupling: Coupling, calibration: Calibration | None
     ) -> Mapping[str, Removal]:
         """For each group the order in which its units leave, and the error at every width."""
         score, tensors = importance_called(self.importance), tensors_of(gm)
+        if self._sees_too_little(gm):
+            score, calibration = importance_called("magnitude"), None
         if calibration is None:
             return {group.name: score(group, tensors, ()) for group in coupling.groups}
 

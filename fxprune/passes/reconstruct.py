@@ -111,7 +111,7 @@ class Reconstruct(PassBase):
 
     def _resumed(self, gm: fx.GraphModule) -> Mapping[str, Tensor] | None:
         """What an interrupted run has solved: its weights in their places, and the constants."""
-        known = self.checkpoint.load("reconstruct")
+        known = self.checkpoint.load("reconstruct", "weights", "offsets")
         if known is None:
             return None
         for name, weight in known["weights"].items():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import fx
+from torch.fx.passes.infra.pass_base import PassBase
 
 from fxprune.budget import Budget
 from fxprune.calibrate.judge import judges, output_error
@@ -26,15 +27,15 @@ def smallest_plan(
     gm: fx.GraphModule,
     planned: Callable[[Budget], Plan],
     budget: Budget,
-    seed: int,
+    error_of: Callable[[Plan], float],
     progress: Measured,
 ) -> Plan:
-    """The plan of least FLOPs whose error on the held-out images, after least squares, is within `budget.max_error`.
+    """The plan of least FLOPs whose error on the held-out images is within `budget.max_error`.
 
     The curves only foretell errors, so the foretold error is searched for which the measured one comes out right: the
     logarithms of both are close to proportional.
 
-    planned: the plan for a budget whose max_error is a foretold error.
+    planned: the plan for a budget whose max_error is a foretold error. error_of: the measured error of a plan.
 
     Raises BudgetError where the limits on costs leave no such plan.
     """
@@ -46,7 +47,7 @@ def smallest_plan(
     found = _Found(budget.max_error)
     if budget.limits:  # the error that the limits alone cost: where that is too much, nothing smaller helps
         plan = planned(replace(budget, max_error=None))
-        found.take_note(plan, corrected_error(gm, plan, seed), _flops(gm, plan))
+        found.take_note(plan, error_of(plan), _flops(gm, plan))
     low, high = -math.inf, math.inf  # logarithms of foretold errors that are known to be small enough, and too large
     guess = math.log(budget.max_error)
     for trial in range(TRIALS):
@@ -55,7 +56,7 @@ def smallest_plan(
         except BudgetError:  # within the limits, no error as small is foretold
             low, guess = guess, _next(guess, 1.0, guess, high)
             continue
-        error = corrected_error(gm, plan, seed)
+        error = error_of(plan)
         progress(trial + 1, TRIALS, error)
         found.take_note(plan, error, _flops(gm, plan))
         low, high = (guess, high) if error <= budget.max_error else (low, guess)
@@ -82,7 +83,7 @@ class _Found:
         if self._best is None:
             raise BudgetError(
                 f"max_error={self.most} cannot be met: the least error found is {self.least_error:.4g}; "
-                "allow more of it, or more FLOPs and parameters"
+                "allow more of it, or larger limits beside it"
             )
         return self._best[1]
 
@@ -104,14 +105,19 @@ def last_good(gm: fx.GraphModule, plans: Sequence[Plan], seed: int, progress: Me
     return max(index for index, error in enumerate(errors) if error <= CLOSE * min(errors))
 
 
-def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
-    """The held-out error of the outputs when `plan` is applied to a copy and least squares corrects it."""
+def trial_error(gm: fx.GraphModule, plan: Plan, steps: Sequence[PassBase]) -> float:
+    """The held-out error of the outputs when `plan` is applied to a copy and `steps` correct it."""
     trial = shrink(gm, plan)
-    for step in (Reconstruct(rows_per_input=FEW_ROWS, seed=seed), Fuse()):
+    for step in steps:
         step(trial)
     error = output_error(teacher(trial), trial, state(gm)[CALIBRATION])
     release_images(trial, state(trial)[DENSE])  # caches of torch.fx may keep a graph for a while
     return error
+
+
+def corrected_error(gm: fx.GraphModule, plan: Plan, seed: int) -> float:
+    """The same where least squares corrects it."""
+    return trial_error(gm, plan, (Reconstruct(rows_per_input=FEW_ROWS, seed=seed), Fuse()))
 
 
 def _next(guess: float, shift: float, low: float, high: float) -> float:

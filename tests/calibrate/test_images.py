@@ -176,3 +176,16 @@ def test_samples_of_one_size_are_asked_for() -> None:
     message = r"calibration batch 1, input `x`: samples of shape \(3, 12, 12\), those before \(3, 8, 8\): bring all"
     with pytest.raises(CalibrationError, match=message):
         calibration_for(gm, [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 12, 12)])
+
+
+def test_no_held_out_image_has_a_copy_among_the_others() -> None:
+    gm = capture(build("Plain"), (images(),))
+    x = images(10)
+    calibration = calibration_for(gm, torch.cat([x, x, x, x]), batch_size=4)
+    fitting, judging = (
+        torch.cat([batch for (batch,) in calibration.batches_of(part)]).flatten(1).unique(dim=0)
+        for part in (calibration.fitting, calibration.judging)
+    )
+    assert len(fitting) + len(judging) == 10 and len(judging) == 1
+    assert not (fitting[:, None] == judging).all(2).any()
+    assert calibration.distinct == 10 and calibration.count == 40
