@@ -19,7 +19,8 @@ from fxprune.passes.shrink import shrink
 from fxprune.progress import Measured
 from fxprune.types import Plan
 
-TRIALS = 7  # each shrinks and reconstructs a copy
+TRIALS, FINER = 6, 3  # by foretold errors, then by FLOPs; each shrinks and corrects a copy
+LEAST = 2e-3  # of the FLOPs, that are worth another trial
 CLOSE = 1.05  # times the least error: nearer to it, a hundred held-out images cannot tell
 
 
@@ -33,7 +34,8 @@ def smallest_plan(
     """The plan of least FLOPs whose error on the held-out images is within `budget.max_error`.
 
     The curves only foretell errors, so the foretold error is searched for which the measured one comes out right: the
-    logarithms of both are close to proportional.
+    logarithms of both are close to proportional. Between the smallest plan that is found and the largest that errs too
+    much, limits on the FLOPs are halved then: widths that are multiples leave wide steps.
 
     planned: the plan for a budget whose max_error is a foretold error. error_of: the measured error of a plan.
 
@@ -57,11 +59,21 @@ def smallest_plan(
             low, guess = guess, _next(guess, 1.0, guess, high)
             continue
         error = error_of(plan)
-        progress(trial + 1, TRIALS, error)
+        progress(trial + 1, TRIALS + FINER, error)
         found.take_note(plan, error, _flops(gm, plan))
         low, high = (guess, high) if error <= budget.max_error else (low, guess)
         guess = _next(guess, math.log(budget.max_error / max(error, 1e-12)), low, high)
-    progress(TRIALS, TRIALS, found.least_error)
+    for trial in range(FINER):
+        limit = found.between()
+        if limit is None:
+            break
+        try:
+            plan = planned(replace(budget, max_error=None, flops=limit))
+        except BudgetError:  # the other limits leave nothing as small
+            break
+        found.take_note(plan, error_of(plan), _flops(gm, plan), limit)
+        progress(TRIALS + trial + 1, TRIALS + FINER, found.least_error)
+    progress(TRIALS + FINER, TRIALS + FINER, found.least_error)
     return found.plan()
 
 
@@ -71,12 +83,24 @@ class _Found:
     def __init__(self, most: float) -> None:
         self.most, self.least_error = most, math.inf
         self._best: tuple[float, Plan] | None = None
+        self._too_small: list[float] = []  # costs at which plans err too much
 
-    def take_note(self, plan: Plan, error: float, cost: float) -> None:
-        """Remember the plan if it is the best so far."""
+    def take_note(self, plan: Plan, error: float, cost: float, limit: float = math.inf) -> None:
+        """Remember the plan if it is the best so far. `limit`: on the cost, where that made the plan."""
         self.least_error = min(self.least_error, error)
-        if error <= self.most and (self._best is None or cost < self._best[0]):
+        if error > self.most:
+            self._too_small.append(min(cost, limit))
+        elif self._best is None or cost < self._best[0]:
             self._best = (cost, plan)
+        elif math.isfinite(limit):
+            self._too_small.append(limit)  # it is a plan that is known
+
+    def between(self) -> int | None:
+        """Half way from the largest cost that is too small to the best; None where there is nothing between."""
+        below = max((cost for cost in self._too_small if self._best and cost < self._best[0]), default=None)
+        if self._best is None or below is None or self._best[0] - below < LEAST * self._best[0]:
+            return None
+        return int((below + self._best[0]) / 2)
 
     def plan(self) -> Plan:
         """The best plan. Raises BudgetError where there is none."""
