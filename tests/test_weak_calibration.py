@@ -57,7 +57,7 @@ def one_class() -> Tensor:
     return TRAINING.images[TRAINING.labels == 3][: len(FEW)]
 
 
-@pytest.mark.parametrize("recipe", ["fast", "psp"])
+@pytest.mark.parametrize("recipe", ["fast", pytest.param("psp", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("data", "warning"),
     [
@@ -76,7 +76,7 @@ def test_images_that_say_little(data: Tensor, warning: str | None, recipe: str) 
     assert warning is None or any(warning in text for text in result.report.weak)
 
 
-@pytest.mark.parametrize("recipe", ["fast", "psp"])
+@pytest.mark.parametrize("recipe", ["fast", pytest.param("psp", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "model",
     [
