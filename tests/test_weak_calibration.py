@@ -93,7 +93,12 @@ def test_networks_that_are_not_as_usual(model: nn.Module, recipe: str) -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "recipe"),
-    [(torch.float16, "fast"), (torch.bfloat16, "psp"), (torch.float64, "fast")],  # a CPU is slow at float16
+    [
+        (torch.float16, "fast"),  # a CPU is slow at it
+        (torch.float64, "fast"),
+        pytest.param(torch.bfloat16, "psp", marks=pytest.mark.slow),
+        (torch.bfloat16, "fast"),
+    ],
 )
 def test_other_precisions(dtype: torch.dtype, recipe: str) -> None:
     removed, corrected, result = errors(demo.trained().to(dtype), FEW.to(dtype), recipe=recipe)

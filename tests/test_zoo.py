@@ -15,7 +15,7 @@ from benchmarks.models import Network, build, entries
 from benchmarks.oracle import TOLERANCE, Local, random_plan
 from fxprune.types import Field
 
-SMALL = ("timm:test_vit", "timm:test_mambaout", "torchvision/classification:shufflenet_v2_x0_5")
+SMALL = ("timm:test_vit", "timm:test_mambaout")
 REPRESENTATIVE = (
     "timm:coat_tiny", "timm:convmixer_768_32", "timm:crossvit_tiny_240", "timm:dla46x_c", "timm:edgenext_xx_small",
     "timm:efficientformerv2_s0", "timm:efficientvit_m0", "timm:fasternet_t0", "timm:gcvit_xxtiny", "timm:ghostnet_050",
@@ -23,7 +23,8 @@ REPRESENTATIVE = (
     "timm:mobilevitv2_050", "timm:pit_ti_224", "timm:pvt_v2_b0", "timm:res2next50", "timm:resnest14d",
     "timm:skresnet18", "timm:swiftformer_xs", "timm:test_byobnet", "timm:test_convnext", "timm:xcit_nano_12_p8_224",
     "torchvision/classification:densenet121", "torchvision/classification:maxvit_t",
-    "torchvision/classification:swin_v2_t", "torchvision/segmentation:lraspp_mobilenet_v3_large",
+    "torchvision/classification:shufflenet_v2_x0_5", "torchvision/classification:swin_v2_t",
+    "torchvision/segmentation:lraspp_mobilenet_v3_large",
     "torchvision/video:s3d",
 )  # fmt: skip
 

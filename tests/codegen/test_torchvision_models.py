@@ -18,7 +18,7 @@ from torch import nn
 import fxprune as fp
 from benchmarks.models import build
 
-FAST = ("resnet18", "shufflenet_v2_x0_5", "squeezenet1_1")
+FAST = ("shufflenet_v2_x0_5", "squeezenet1_1")
 COMPILED = ("shufflenet_v2_x0_5", "squeezenet1_1")
 CLASSIFIERS = torchvision.models.list_models(torchvision.models)
 STANDARD = {"dataclasses", "math", "operator", "pathlib", "typing"}

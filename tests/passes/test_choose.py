@@ -58,8 +58,8 @@ def test_of_several_capacities_the_last_that_errs_about_as_little_as_any() -> No
         return gm, gm.meta["fxprune"]["plan"]
 
     told: list[tuple[int, int, float]] = []
-    gm, _ = chosen(0.0)
-    plans = [chosen(capacity)[1] for capacity in (0.0, 2.0, 40.0)]
+    graphs, plans = zip(*(chosen(capacity) for capacity in (0.0, 2.0, 40.0)), strict=True)
+    gm = graphs[0]
     params = [gm.meta["fxprune"]["cost"].evaluate(plan.counts)["params"] for plan in plans]
     assert params == sorted(set(params)), "the more capacity counts, the more parameters stay"
     errors = [corrected_error(gm, plan, 0) for plan in plans]
