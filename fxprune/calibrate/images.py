@@ -202,10 +202,8 @@ def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
     first: Batch = ()
     for number, item in enumerate(items):
         batch = _tensors(inputs, item, number)
-        for node, tensor in zip(inputs, batch, strict=True):
+        for node, tensor, known in zip(inputs, batch, first or batch, strict=True):
             _check(node, tensor, number)
-        first = first or batch
-        for node, tensor, known in zip(inputs, batch, first, strict=True):
             if tensor.shape[1:] != known.shape[1:]:
                 raise CalibrationError(
                     f"calibration batch {number}, input `{node.name}`: samples of shape {tuple(tensor.shape[1:])}, "
@@ -213,6 +211,7 @@ def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
                 )
         if len({len(tensor) for tensor in batch}) != 1:
             raise CalibrationError(f"calibration batch {number}: the inputs differ in batch size")
+        first = first or batch
         yield batch
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from fxprune.calibrate.evaluate import Evaluator, attribute, outputs_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, outputs_of, to_device
 from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
 from fxprune.calls import source_of
@@ -105,6 +105,13 @@ def norms_of(gm: fx.GraphModule) -> list[Norm]:
     return found
 
 
+def mean_mismatch(norms: Sequence[Norm], evaluator: Evaluator, inputs: Values) -> Tensor:
+    """How far the inputs are from what the BatchNorms expect, averaged over these; zero where there is none."""
+    values = evaluator([norm.source for norm in norms], inputs)
+    losses = [norm.mismatch(values[norm.source]) for norm in norms]
+    return torch.stack(losses).mean() if losses else torch.zeros(())
+
+
 def unlikeness(gm: fx.GraphModule, calibration: Calibration, images: int = 64) -> float | None:
     """How far the means and deviations of some images are from those that the BatchNorms remember of the training.
 
@@ -116,7 +123,6 @@ def unlikeness(gm: fx.GraphModule, calibration: Calibration, images: int = 64) -
         return None
     with torch.no_grad():
         for batch in calibration.batches_of(calibration.first(range(len(calibration.batches)), images)):
-            values = evaluator({norm.source for norm in norms}, to_device(gm, batch))
-            mean = torch.stack([norm.mismatch(values[norm.source]) for norm in norms]).mean()
-            found, seen = found + len(batch[0]) * float(mean), seen + len(batch[0])
+            found += len(batch[0]) * float(mean_mismatch(norms, evaluator, to_device(gm, batch)))
+            seen += len(batch[0])
     return found / max(1, seen)

@@ -19,7 +19,7 @@ from fxprune.calibrate.evaluate import Evaluator
 from fxprune.calibrate.images import sampled_inputs
 from fxprune.calibrate.noise import Ids, Noise, Source, rows_of, source_for
 from fxprune.calibrate.room import images_at_once
-from fxprune.calibrate.statistics import Norm, norms_of
+from fxprune.calibrate.statistics import Norm, mean_mismatch, norms_of
 from fxprune.calls import device_of
 from fxprune.capture import capture_info
 from fxprune.errors import CalibrationError, describe
@@ -97,9 +97,7 @@ class _Mismatch:
     def __call__(self, coefficients: Mapping[str, Tensor]) -> Tensor:
         """The loss, averaged over the BatchNorms; zero where there is none."""
         inputs = {name: source.value(coefficients[name]) for name, source in self.sources.items()}
-        values = self._evaluator([norm.source for norm in self._norms], inputs)
-        losses = [norm.mismatch(values[norm.source]) for norm in self._norms]
-        return torch.stack(losses).mean() if losses else torch.zeros(())
+        return mean_mismatch(self._norms, self._evaluator, inputs)
 
     def _check_rows(self, name: str, source: Ids, ids: Tensor) -> None:
         """Raise CalibrationError where an embedding has no row for what the graph makes of the ids."""

@@ -122,7 +122,6 @@ def _taken(tensor: Tensor, index: Tensor, axis: int) -> Tensor:
     """The entries of `tensor` at `index` along `axis`; the other dimensions are broadcast. Same where it is 1 wide."""
     if tensor.shape[axis] == 1:
         return tensor
-    index = index.to(tensor.device)
     if index.numel() == index.shape[axis]:
         return tensor.index_select(axis, index.flatten())
     others = [1 if dim == axis else size for dim, size in enumerate(tensor.shape)]
