@@ -21,7 +21,7 @@ from tests.networks.partition import PERMANENT, Partition
 from tests.networks.steps import BY_GROUP
 
 PARTS = 8  # tests that share the work, so that processes can
-EXAMPLES = int(os.environ.get("FXPRUNE_EXAMPLES", "96"))  # networks that are drawn in all
+EXAMPLES = int(os.environ.get("FXPRUNE_EXAMPLES", "120"))  # networks that are drawn in all
 
 
 def check(choices: list[Choice], number: int) -> None:
