@@ -8,8 +8,8 @@ from torch import fx, nn
 
 from fxprune.budget import Budget
 from fxprune.calibrate.evaluate import judged_of, outputs_of
-from fxprune.calibrate.homes import BATCH_NORM
 from fxprune.calibrate.images import Calibration
+from fxprune.calibrate.statistics import norms_of
 from fxprune.capture import capture_info
 from fxprune.passes.base import CALIBRATION, COST, COUPLING, LATENCIES, PLAN, STAGES, UNLIKENESS, state, teacher
 from fxprune.passes.compare import ERRORS
@@ -80,8 +80,11 @@ def _weak_calibration(gm: fx.GraphModule) -> Iterator[str]:
     if calibration is not None:
         if SYNTHESISED in state(gm):
             yield "errors are those on images made from the network itself: real ones, even a hundred, correct better"
-            if not any(node.target is BATCH_NORM for node in teacher(gm).graph.nodes):
+            norms = norms_of(teacher(gm))
+            if not norms:
                 yield "without BatchNorm such images are mere noise: little can be learned from them"
+            elif all(norm.untouched for norm in norms):
+                yield "the BatchNorms have the statistics that they began with, and remember no images: was it trained?"
         if (found := state(gm).get(UNLIKENESS) or 0.0) > UNLIKE:
             yield (
                 f"the images are unlike those that the BatchNorms remember of the training ({found:.2f}, where less "

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import fxprune as fp
 from fxprune import demo
 from fxprune.calibrate.images import _Batches as Batches
+from fxprune.calibrate.statistics import norms_of
 from fxprune.errors import BudgetError, CalibrationError, ResumeError
 from fxprune.recipes import RECIPES
 from tests.networks import build, images
@@ -166,6 +168,13 @@ def test_an_error_needs_images_that_are_held_out() -> None:
 def test_images_that_teach_nothing_choose_nothing() -> None:
     plans = [digits(recipe=recipe, calibration=demo.load()[0].images[:3]).plan for recipe in ("fast", "magnitude")]
     assert plans[0] == plans[1]
+
+
+def test_batch_norms_that_remember_nothing_are_noticed() -> None:
+    layers = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    fresh = fp.prune(nn.Sequential(*layers), images(), budget=HALF, recipe="datafree")
+    assert any(text.startswith("the BatchNorms have the statistics that they began with") for text in fresh.report.weak)
+    assert not any(norm.untouched for norm in norms_of(fp.capture(build("Residual"), images())))
 
 
 def test_who_makes_images_takes_none() -> None:

@@ -236,13 +236,16 @@ def _check(node: fx.Node, tensor: Any, number: int) -> None:
     """Raise CalibrationError unless `tensor` can be fed to the placeholder `node`."""
     where = f"calibration batch {number}, input `{node.name}`"
     if not isinstance(tensor, Tensor):
-        raise CalibrationError(f"{where}: expected a tensor, found {type(tensor).__name__}")
+        hint = ": torch.from_numpy makes one of it" if type(tensor).__name__ == "ndarray" else ""
+        raise CalibrationError(f"{where}: expected a tensor, found {type(tensor).__name__}{hint}")
     expected = node.meta["val"]
     if tensor.ndim != expected.ndim or any(
         isinstance(want, int) and have != want for have, want in zip(tensor.shape[1:], expected.shape[1:], strict=True)
     ):
         shape = tuple(size if isinstance(size, int) else "*" for size in ("*", *expected.shape[1:]))
-        raise CalibrationError(f"{where}: shape {tuple(tensor.shape)} does not fit the model's {shape}")
+        lone = tensor.ndim == expected.ndim - 1
+        hint = ": single samples want a batch, as torch.utils.data.DataLoader makes them" if lone else ""
+        raise CalibrationError(f"{where}: shape {tuple(tensor.shape)} does not fit the model's {shape}{hint}")
     if tensor.dtype != expected.dtype:
         raise CalibrationError(f"{where}: dtype {tensor.dtype} is not the model's {expected.dtype}; convert it first")
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():

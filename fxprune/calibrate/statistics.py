@@ -83,6 +83,11 @@ class Norm:
     variance: Tensor
     first: bool
 
+    @property
+    def untouched(self) -> bool:
+        """Whether the statistics are those that every BatchNorm begins with."""
+        return not bool(self.mean.any()) and bool((self.variance == 1).all())
+
     def mismatch(self, value: Tensor) -> Tensor:
         """Squared differences of means and deviations, relative to the deviation, averaged over the channels."""
         axes = [axis for axis in range(value.ndim) if axis != 1]

@@ -36,7 +36,7 @@ def precrop(spec: str, out: Path, html: Path | None, as_json: bool, **options: A
     Its weights are fresh: train it from scratch.
     """
     budget = budget_of(options, "flops", "params", "memory")
-    check_writable(out)
+    check_writable(out, html)
     network = resolve(spec, seed=options["seed"])
     passed_on = ("grow", "method", "reinitialise", "multiple_of", "freeze", "max_ratio", "heads", "seed")
     with progress_bars() as progress:

@@ -59,7 +59,7 @@ def prune(spec: str, out: Path, as_json: bool, **options: Any) -> None:
     Until the result is written, the state of the run is in the folder OUT.partial.
     """
     budget = budget_of(options, "flops", "params", "memory", "latency", "max_error")
-    check_writable(out)
+    check_writable(out, options["html"])
     partial = state_folder(out)
     network = resolve(spec, options["weights"], options["seed"])
     if network.random:

@@ -37,8 +37,12 @@ def _write_page(path: Path, text: str) -> None:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def check_writable(out: Path) -> None:
-    """Raises OutputError where a folder at `out` cannot be made, written or replaced, before any work is spent."""
+def check_writable(out: Path, html: Path | None = None) -> None:
+    """Raises OutputError where a folder at `out` cannot be made, written or replaced, or a page in the folder of
+    `html`, before any work is spent."""
+    if html is not None and not os.access(html.absolute().parent, os.W_OK | os.X_OK):
+        why = "no permission in" if html.absolute().parent.is_dir() else "there is no folder"
+        raise OutputError(f"cannot write {html}: {why} {html.parent}")
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise OutputError(f"{out} cannot be written: {existing} is a file")

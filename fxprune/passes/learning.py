@@ -89,13 +89,17 @@ class Learning(PassBase):
 
 
 def put_if_better(gm: fx.GraphModule, stage: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Put these tensors in place, by name, where that lowers the held-out error of the outputs."""
-    if not comparable(teacher(gm), gm):
-        return False
+    """Put these tensors in place, by name, where that lowers the held-out error of the outputs.
+
+    Nothing is put in place where one of them is too large for the dtype there.
+    """
     old = {name: attribute(gm, name) for name in tensors}
+    fresh = {name: tensor.to(old[name].dtype) for name, tensor in tensors.items()}
+    if not comparable(teacher(gm), gm) or not all(bool(tensor.isfinite().all()) for tensor in fresh.values()):
+        return False
     before = output_error(teacher(gm), gm, state(gm)[CALIBRATION])
-    for name, tensor in tensors.items():
-        replace_tensor(gm, name, tensor.to(old[name].dtype))
+    for name, tensor in fresh.items():
+        replace_tensor(gm, name, tensor)
     after = output_error(teacher(gm), gm, state(gm)[CALIBRATION])
     if not after < before:
         for name, tensor in old.items():

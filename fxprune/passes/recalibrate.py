@@ -36,9 +36,7 @@ class Recalibrate(PassBase):
         require_operators(graph_module, "Recalibrate")
         found[RECALIBRATED] = True
         fresh = batch_norm_statistics(graph_module, found[CALIBRATION])
-        usable = bool(fresh) and all(bool(value.float().isfinite().all()) for value in fresh.values())
-        better = usable and put_if_better(graph_module, "batch norm", fresh)
-        return PassResult(graph_module, better)
+        return PassResult(graph_module, bool(fresh) and put_if_better(graph_module, "batch norm", fresh))
 
     def ensures(self, graph_module: fx.GraphModule) -> None:
         """Every parameter and statistic is finite."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -140,6 +141,8 @@ BAD: dict[str, tuple[Any, str]] = {
     "scalar": (torch.tensor(1.0), r"shape \(\) does not fit"),
     "dtype": (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), "dtype torch.uint8 is not the model's torch.float32"),
     "text": (["an image"], "expected a tensor, found str"),
+    "arrays": (np.zeros((2, 3, 8, 8), np.float32), "found ndarray: torch.from_numpy makes one of it"),
+    "samples": (list(torch.zeros(2, 3, 8, 8)), "does not fit .*: single samples want a batch, as .*DataLoader makes"),
     "number": (7, "must be a tensor or an iterable of batches, not int"),
     "one dict": ({"x": torch.zeros(2, 3, 8, 8)}, "must be a tensor or an iterable of batches, not dict"),
     "empty tuple": ([()], "is an empty tuple"),

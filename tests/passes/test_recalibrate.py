@@ -39,6 +39,17 @@ def test_statistics_that_are_right_stay() -> None:
     assert all(torch.equal(buffer, before[name]) for name, buffer in gm.named_buffers())
 
 
+def test_statistics_too_large_for_half_precision_are_not_put_in_place() -> None:
+    gm = clone(capture(build("Residual").half(), (images().half(),)))
+    gm.meta["fxprune"]["calibration"] = calibration_for(gm, 2000 * images(64, seed=3).half())
+    gm.meta["fxprune"]["dense"] = clone(gm)
+    found = batch_norm_statistics(gm, gm.meta["fxprune"]["calibration"])
+    assert any(float(value.max()) > torch.finfo(torch.half).max for value in found.values())
+    before = {name: buffer.clone() for name, buffer in gm.named_buffers()}
+    assert not modified(Recalibrate()(gm))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in gm.named_buffers())
+
+
 def test_a_network_without_batch_norm_is_left_alone() -> None:
     _, small = shrunk("Plain")
     assert not modified(Recalibrate()(small))

@@ -49,6 +49,28 @@ def test_notices_nan_and_another_shape() -> None:
     assert fp.verify(gm, torch.nn.Flatten(), PLAN).max_error == float("inf")
 
 
+class Logarithm(nn.Module):
+    """NaN where an input is negative, as noise is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.hidden(x.log()).relu())
+        return y
+
+
+def test_inputs_on_which_the_original_gives_nan_prove_nothing() -> None:
+    plan = fp.Plan({"hidden.weight": [0, 2, 5]})
+    gm = fp.capture(Logarithm(), torch.rand(2, 4) + 0.1)
+    proof = fp.verify(gm, fp.shrink(gm, plan), plan)
+    assert proof.ok and "1 input set," in proof.method
+    gm = fp.capture(Logarithm(), -torch.ones(2, 4))
+    with pytest.raises(VerificationError, match="gives NaN, on the example inputs and on random ones"):
+        fp.verify(gm, fp.shrink(gm, plan), plan)
+
+
 def test_statistics_are_taken_over_the_kept_channels() -> None:
     gm = fp.capture(build("LayerScaled"), images())
     plan = fp.Plan({"scale": [0, 3]})
