@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from torch import SymBool, SymFloat, SymInt, fx
 
+from fxprune.calibrate.contraction import contractions
+
+
+def block_outputs(gm: fx.GraphModule) -> list[str]:
+    """The cut points from which a layer reads, or several nodes do: what comes out of blocks, behind their additions
+    and activations, in a network that normalises before its layers as well as in one that does it after them."""
+    sources = {item.source for item in contractions(gm).values()}
+    forks = {node.name for node in gm.graph.nodes if sum(not _is_size(user) for user in node.users) > 1}
+    return [name for name in cut_points(gm) if name in sources or name in forks]
+
 
 def cut_points(gm: fx.GraphModule) -> tuple[str, ...]:
     """The nodes through which everything flows: after such a node, no later one reads anything before it.

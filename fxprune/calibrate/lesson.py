@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.augment import augmented, is_image
-from fxprune.calibrate.contraction import contractions
-from fxprune.calibrate.cuts import cut_points
+from fxprune.calibrate.cuts import block_outputs
 from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Batch, Calibration
 from fxprune.calibrate.joined import joined
@@ -26,8 +25,8 @@ LAST = torch.channels_last
 class Lesson:
     """Steps of a few batches, and how far a student is from what its teacher makes of them.
 
-    The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over the cut
-    points (nodes that everything flows through, such as the outputs of blocks), all at the channels that stay.
+    The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over those
+    of blocks (nodes that everything flows through), all at the channels that stay.
 
     student: the graph whose weights are to be found. teacher: the dense graph, with the same node names.
     kept: what stays; a student that has not been shrunk yet is judged at those channels alone.
@@ -50,8 +49,7 @@ class Lesson:
         self._teacher, self._student, self._kept = Evaluator(joined(teacher)), Evaluator(joined(student)), kept
         self._constants = {network: _constants(network.gm) for network in (self._teacher, self._student)}
         self._outputs, self._inside = judged_of(student), inside
-        sources = {item.source for item in contractions(student).values()}
-        self._cuts = [name for name in cut_points(student) if name in sources]
+        self._cuts = block_outputs(student)
         small = calibration.finer(batch_size)
         self._images = small  # read anew each time: all of them at once may not fit the memory
         self._held_out = small.judging
@@ -181,7 +179,7 @@ class Lesson:
         return True
 
     def _targets(self, batch: Batch) -> Tensors:
-        """The teacher's floating-point values at outputs and cut points."""
+        """The teacher's floating-point values at outputs and between blocks."""
         with torch.no_grad():
             values = self._teacher(dict.fromkeys([*self._outputs, *self._cuts]), self._inputs(self._teacher, batch))
         return {name: widened(v) for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxprune.calibrate.cuts import cut_points
+from fxprune.calibrate.cuts import block_outputs, cut_points
 from fxprune.calibrate.evaluate import Evaluator, judged_of, outputs_of
 from fxprune.capture import capture
 from tests.networks import NETWORKS, build, images
@@ -82,3 +82,34 @@ def test_cut_points_are_where_everything_flows_through() -> None:
     assert cut_points(gm) == ("conv2d", "batch_norm", "relu", "add", "relu_2", "mean", "linear")
     dense = cut_points(capture(build("Dense"), (images(),)))
     assert "cat" in dense and "cat_1" in dense and "relu" not in dense
+
+
+class Normalising(nn.Module):
+    """A stem, two blocks that normalise before their layers or after the addition, and a head."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self.stem, self.head, self.before = nn.Linear(4, 6), nn.Linear(6, 3), before
+        self.layers, self.norms = (nn.ModuleList(make(6) for _ in range(2)) for make in (_square, nn.LayerNorm))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = x + layer(norm(x)).relu() if self.before else norm(x + layer(x).relu())
+        y: Tensor = self.head(x)
+        return y
+
+
+def _square(width: int) -> nn.Linear:
+    return nn.Linear(width, width)
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [(True, ["linear", "add", "add_1"]), (False, ["linear", "layer_norm", "layer_norm_1"])],
+    ids=["before", "after"],
+)
+def test_blocks_put_out_what_is_behind_their_additions(before: bool, expected: list[str]) -> None:
+    gm = capture(Normalising(before), torch.randn(2, 4))
+    assert block_outputs(gm) == expected
+    assert set(expected) < set(cut_points(gm))
