@@ -11,22 +11,25 @@ from torch import Tensor, fx
 
 from fxprune.calibrate.augment import augmented, is_image
 from fxprune.calibrate.cuts import block_outputs
-from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, is_floating, judged_of, to_device
 from fxprune.calibrate.images import Batch, Calibration
 from fxprune.calibrate.joined import joined
+from fxprune.calibrate.sensitivity import element_weights
 from fxprune.calls import device_of
 from fxprune.closed_form.moments import widened
 from fxprune.coupling.kept import Kept
 
 Tensors = dict[str, Tensor]
 LAST = torch.channels_last
+SENSED = 128  # images that say how much the outputs feel a change inside
 
 
 class Lesson:
     """Steps of a few batches, and how far a student is from what its teacher makes of them.
 
     The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over those
-    of blocks (nodes that everything flows through), all at the channels that stay.
+    of blocks (nodes that everything flows through), all at the channels that stay. Between blocks an element counts as
+    much as the outputs feel it: tokens that nobody reads any more do not.
 
     student: the graph whose weights are to be found. teacher: the dense graph, with the same node names.
     kept: what stays; a student that has not been shrunk yet is judged at those channels alone.
@@ -60,9 +63,11 @@ class Lesson:
         self._channels_last = self._runs_in_channels_last()
         self._known: dict[int, Tensors] = {}
         self._cutters: dict[str, Callable[[Tensor], Tensor]] = {}
+        self._cut_weights: Tensors = {}
         self._room = memory
         targets = self._targets(first)
-        self._variance, self._staying = self._variances(targets), self._masks(targets)
+        self._staying, self._weights = self._masks(targets), self._sensitivities()
+        self._variance = self._variances(targets)
         self._reads = {node.name: str(node.target) for node in student.graph.nodes if node.op == "get_attr"}
 
     def losses(self, first: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
@@ -110,22 +115,41 @@ class Lesson:
 
     def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
         """The mean squared error at the channels that stay, zero where the target is not finite, relative to the
-        variance."""
-        value, share = widened(value), self._staying.get(name)
+        variance; each element counts as much as the outputs feel it."""
+        value, weight, share = widened(value), self._weights.get(name), self._staying.get(name)
         if value.shape != target.shape:  # the student has been shrunk
-            target, share = self._cut(name, target), None
+            target, weight, share = self._cut(name, target), self._cut_weight(name), None
         if self._meets_infinity:
             finite = target.isfinite()
             value, target = torch.where(finite, value, 0.0), torch.where(finite, target, 0.0)
-        if share is None:
-            return mean_squared(value, target) / self._variance[name]
-        return mean_squared(value * share, target * share) / share.mean() / self._variance[name]
+        if share is not None:
+            weight = share if weight is None else weight * share
+        staying = 1.0 if share is None else share.mean()
+        return mean_squared(value, target, weight) / staying / self._variance[name]
 
     def _variances(self, targets: Tensors) -> Tensors:
-        """Of the values that vary, at the channels that stay."""
-        cut = {name: torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0) for name, target in targets.items()}
-        found = {name: value.var() for name, value in cut.items() if value.numel() > 1}
+        """Of the values that vary, at the channels that stay, each element weighted as in the error."""
+        found = {}
+        for name, target in targets.items():
+            value, weight = torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0), self._cut_weight(name)
+            value = value if weight is None else value * weight
+            if value.numel() > 1:
+                found[name] = value.var()
         return {name: variance.clamp_min(1e-12) for name, variance in found.items() if float(variance) > 0}
+
+    def _sensitivities(self) -> Tensors:
+        """What each element of the values between blocks counts; none for those that the outputs do not feel."""
+        names = [name for name in self._cuts if name not in self._outputs and is_floating(self._teacher.nodes[name])]
+        seen = self._images.batches_of(self._images.first(self._images.fitting, SENSED))
+        found = element_weights(self._teacher, names, (self._inputs(self._teacher, batch) for batch in seen))
+        last = {name for name, weight in found.items() if self._channels_last and weight.ndim == 4}
+        return {name: w.contiguous(memory_format=LAST) if name in last else w for name, w in found.items()}
+
+    def _cut_weight(self, name: str) -> Tensor | None:
+        """As much of the weight as belongs to the channels that stay."""
+        if name in self._weights and name not in self._cut_weights:
+            self._cut_weights[name] = self._cut(name, self._weights[name])
+        return self._cut_weights.get(name)
 
     def _masks(self, targets: Tensors) -> Tensors:
         """1 at the elements that stay, 0 at those that leave, of the values from which any leave."""
@@ -185,9 +209,9 @@ class Lesson:
         return {name: widened(v) for name, v in values.items() if isinstance(v, Tensor) and v.is_floating_point()}
 
 
-def mean_squared(value: Tensor, target: Tensor) -> Tensor:
-    """The mean squared difference."""
-    error: Tensor = _MeanSquare.apply(value, target)
+def mean_squared(value: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """The mean squared difference; with a weight, which takes no gradient, that of the products."""
+    error: Tensor = _MeanSquare.apply(value, target, weight)
     return error
 
 
@@ -196,17 +220,20 @@ class _MeanSquare(torch.autograd.Function):
     gradients in a layout of its own, which slows the whole backward pass down."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, target: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         difference = value - target
-        ctx.save_for_backward(difference)
+        if weight is not None:
+            difference.mul_(weight)
+        ctx.save_for_backward(difference, weight)
         last = difference.ndim == 4 and difference.is_contiguous(memory_format=LAST)
         row = (difference.permute(0, 2, 3, 1) if last else difference).reshape(-1)  # as it lies in memory: no copy
         return torch.dot(row, row) / row.numel()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors
-        return difference * (gradient * (2 / difference.numel())), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        difference, weight = ctx.saved_tensors
+        slope = difference * (gradient * (2 / difference.numel()))
+        return slope if weight is None else slope.mul_(weight), None, None
 
 
 def _constants(gm: fx.GraphModule) -> Values:

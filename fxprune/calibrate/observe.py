@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, attribute, centred, judged_of, to_device
+from fxprune.calibrate.evaluate import Evaluator, Values, attribute, to_device
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.room import images_at_once
 from fxprune.calibrate.sampling import THOROUGH, Sampling, enough_rows, sample
+from fxprune.calibrate.sensitivity import projected_gradients
 from fxprune.closed_form.moments import Moments, widened
 from fxprune.closed_form.removal import System
 from fxprune.errors import CalibrationError
@@ -152,35 +152,16 @@ class _Tally:
 def _values(
     evaluator: Evaluator,
     readers: list[Contraction],
-    inputs: dict[str, Any],
+    inputs: Values,
     with_gradients: bool,
     generator: torch.Generator,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Inputs and outputs of the contractions, and the gradients of a random projection of the network's outputs."""
-    names = [item.name for item in readers]
-    outputs = judged_of(evaluator.gm)
-    with torch.set_grad_enabled(with_gradients):
-        # adding a zero that requires a gradient gives one to every contraction, also to those behind whole numbers
-        evaluator.offsets = {name: torch.zeros((), requires_grad=True) for name in names if with_gradients}
-        values = evaluator([*names, *(item.source for item in readers), *outputs], inputs)
-        evaluator.offsets = {}
-        projection = sum((_projection(values[name], generator) for name in outputs), torch.zeros(()))
-        found: list[Tensor | None] = [None] * len(names)
-        if projection.requires_grad:
-            found = list(torch.autograd.grad(projection, [values[name] for name in names], allow_unused=True))
-    gradients = {name: gradient for name, gradient in zip(names, found, strict=True) if gradient is not None}
-    return {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}, gradients
-
-
-def _projection(output: Any, generator: torch.Generator) -> Tensor:
-    """A random signed sum of an output, scaled so that its expected square is the output's error over its variance."""
-    if not isinstance(output, Tensor) or not output.is_floating_point():
-        return torch.zeros(())
-    output = widened(output)  # the squares of half precision overflow
-    signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-    scale = centred(output.detach()).square().sum(1).mean().sqrt().clamp_min(1e-12)
-    total: Tensor = (signs * output)[output.isfinite()].sum()
-    return total / scale
+    """Inputs and outputs of the contractions, and the gradients at the outputs, where they are wanted."""
+    names, sources = [item.name for item in readers], [item.source for item in readers]
+    if with_gradients:
+        return projected_gradients(evaluator, names, inputs, generator, sources)
+    with torch.no_grad():
+        return evaluator([*names, *sources], inputs), {}
 
 
 def _reads_a_group(coupling: Coupling, weight: str) -> bool:

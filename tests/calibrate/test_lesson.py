@@ -42,7 +42,8 @@ def test_a_step_of_small_batches_has_the_gradient_of_a_large_one(batch: int) -> 
     _, small = shrunk("Residual")
     whole, parts = lesson(small, 24, 24), lesson(small, batch, 24)
     assert len(whole.training) == len(parts.training) == 3
-    parts._variance = whole._variance  # each takes that of its own first batch
+    parts._variance = whole._variance  # each takes that of its own first batch, and random projections of its batches
+    parts._weights, parts._cut_weights = whole._weights, whole._cut_weights
     loss, wanted = gradients(whole, small)
     total, found = gradients(parts, small)
     assert total == pytest.approx(loss, rel=1e-5) and found.keys() == wanted.keys()
@@ -58,17 +59,51 @@ def test_the_last_step_has_what_is_left_and_no_image_that_is_held_out() -> None:
     assert len(terms) == 4
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_the_gradient_of_an_error_has_the_layout_of_the_value(layout: torch.memory_format) -> None:
+def test_the_gradient_of_an_error_has_the_layout_of_the_value(layout: torch.memory_format, weighted: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     value, target = torch.randn(2, 3, 5, 4, 6, generator=generator)
     value = value.contiguous(memory_format=layout).requires_grad_()
-    error = mean_squared(value, target)
+    weight = torch.rand(1, 5, 4, 6, generator=generator) if weighted else torch.ones(1)
+    error = mean_squared(value, target, weight if weighted else None)
     (gradient,) = torch.autograd.grad(error, value)
     assert gradient.is_contiguous(memory_format=layout)
-    difference = value.detach() - target
+    difference = weight * (value.detach() - target)
     assert float(error.detach()) == pytest.approx(float(difference.square().mean()), rel=1e-5)
-    torch.testing.assert_close(gradient, 2 * difference / value.numel())
+    torch.testing.assert_close(gradient, 2 * weight * difference / value.numel())
+
+
+class FirstToken(nn.Module):
+    """Two blocks that normalise before their layers; of the second's output only the first token is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mix, self.wide, self.back = nn.LayerNorm(8), nn.Linear(5, 5), nn.Linear(8, 12), nn.Linear(12, 8)
+        self.last = nn.LayerNorm(8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.mix(self.norm(x).mT).mT
+        x = x + self.back(self.wide(x).relu())
+        y: Tensor = self.head((x + self.last(x))[:, 0])
+        return y
+
+
+def test_tokens_that_nobody_reads_do_not_count() -> None:
+    torch.manual_seed(0)
+    gm = capture(FirstToken(), (torch.randn(2, 5, 8),))
+    small = shrink(gm, Plan({"wide.weight": [0, 2, 4, 6, 8]}))
+    data, kept = calibration_for(gm, torch.randn(64, 5, 8)), Kept.under(state(small)["coupling"], state(small)["plan"])
+    taught = Lesson(small, gm, kept, data, inside=5.0, batch_size=16, augment=False, memory=1 << 30)
+    after, before = taught._weights["add_1"], taught._weights["add"]
+    assert before.shape == after.shape == (1, 5, 8)
+    assert bool((after[:, 0] > 0).all()) and not after[:, 1:].any()
+    assert bool((before > 0).all(2)[0, 0]) and float(before.square().mean()) == pytest.approx(1, rel=1e-4)
+    value = torch.randn(4, 5, 8)
+    target = value.clone()
+    target[:, 1:] += 1
+    assert float(taught._error("add_1", value, target)) == 0 < float(taught._error("add_1", value, target + 1))
 
 
 class Masked(nn.Module):
