@@ -22,8 +22,9 @@ class Refine(Learning):
 
     The loss is the squared error relative to the variance: of the outputs, plus `inside` times the mean over those
     of blocks (nodes that everything flows through, behind additions and activations), of which each element counts as
-    much as the outputs feel it. The weights that do best on the held-out batches are kept, unless the outputs there came closer without them. Running statistics, what
-    `requires_grad` says and what needs no gradient in the graph stay as they are.
+    much as the outputs feel it. The weights that do best on the held-out batches are kept, unless the outputs there
+    came closer without them. Running statistics, what `requires_grad` says and what needs no gradient in the graph stay
+    as they are.
 
     epochs: most passes over the images.
     work: floating-point operations after which it stops, so that a large network on large images does not take hours;
