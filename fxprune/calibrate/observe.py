@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.calibrate.contraction import Contraction, contractions
-from fxprune.calibrate.evaluate import Evaluator, Values, attribute, to_device
+from fxprune.calibrate.evaluate import Evaluator, attribute, to_device
 from fxprune.calibrate.homes import bias_home
 from fxprune.calibrate.images import Calibration
 from fxprune.calibrate.room import images_at_once
@@ -60,6 +60,7 @@ def observe(
     progress: called with (images done, images).
     """
     readers = [item for item in contractions(gm).values() if _reads_a_group(coupling, item.weight)]
+    names, sources = [item.name for item in readers], [item.source for item in readers]
     tallies = {item.name: _Tally(gm, item) for item in readers}
     images = int(min(sampling.images, calibration.count_of(calibration.fitting)))
     inputs = {item.name: item.matrix(attribute(gm, item.weight)).shape[1] for item in readers}
@@ -71,9 +72,8 @@ def observe(
     seen = 0
     for batch in calibration.batches_of(calibration.first(calibration.fitting, images)):
         for part in calibration.cut(batch, chunk):
-            values, gradients = _values(
-                evaluator, readers, to_device(gm, part), seen < sampling.gradient_images, generator
-            )
+            felt = seen < sampling.gradient_images
+            values, gradients = projected_gradients(evaluator, names, to_device(gm, part), generator, sources, felt)
             seen += len(part[0])
             for item in readers:
                 y = values[item.name]
@@ -147,21 +147,6 @@ class _Tally:
             )
         mean = self.moments.mean_x * self.centred
         return Observed(covariance, mean, self.weights, self.sensitivity / max(1, self.images))
-
-
-def _values(
-    evaluator: Evaluator,
-    readers: list[Contraction],
-    inputs: Values,
-    with_gradients: bool,
-    generator: torch.Generator,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Inputs and outputs of the contractions, and the gradients at the outputs, where they are wanted."""
-    names, sources = [item.name for item in readers], [item.source for item in readers]
-    if with_gradients:
-        return projected_gradients(evaluator, names, inputs, generator, sources)
-    with torch.no_grad():
-        return evaluator([*names, *sources], inputs), {}
 
 
 def _reads_a_group(coupling: Coupling, weight: str) -> bool:

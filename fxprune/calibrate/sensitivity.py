@@ -13,14 +13,22 @@ from fxprune.closed_form.moments import widened
 
 
 def projected_gradients(
-    evaluator: Evaluator, names: Sequence[str], inputs: Values, generator: torch.Generator, more: Iterable[str] = ()
+    evaluator: Evaluator,
+    names: Sequence[str],
+    inputs: Values,
+    generator: torch.Generator,
+    more: Iterable[str] = (),
+    backward: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The values of `names` and `more`, and at those of `names` that the outputs feel the gradients of a random
-    projection of the outputs: their expected square is the outputs' squared error over its variance."""
+    projection of the outputs: their expected square is the outputs' squared error over its variance.
+
+    backward: whether there are any gradients; what the generator draws is the same without them.
+    """
     outputs = judged_of(evaluator.gm)
-    with torch.enable_grad():
+    with torch.set_grad_enabled(backward):
         # adding a zero that requires a gradient gives one to every value, also to those behind whole numbers
-        evaluator.offsets = {name: torch.zeros((), requires_grad=True) for name in names}
+        evaluator.offsets = {name: torch.zeros((), requires_grad=True) for name in names if backward}
         values = evaluator([*names, *more, *outputs], inputs)
         evaluator.offsets = {}
         projection = sum((_projection(values[name], generator) for name in outputs), torch.zeros(()))
