@@ -63,10 +63,12 @@ class Lesson:
         self._channels_last = self._runs_in_channels_last()
         self._known: dict[int, Tensors] = {}
         self._cutters: dict[str, Callable[[Tensor], Tensor]] = {}
-        self._cut_weights: Tensors = {}
         self._room = memory
         targets = self._targets(first)
-        self._staying, self._weights = self._masks(targets), self._sensitivities()
+        masks, felt = self._masks(targets), self._sensitivities()
+        self._staying = {name: mask.mean() for name, mask in masks.items()}
+        self._weights = {**felt, **{name: felt[name] * mask if name in felt else mask for name, mask in masks.items()}}
+        self._cut_weights = {name: self._cut(name, weight) for name, weight in felt.items()}
         self._variance = self._variances(targets)
         self._reads = {node.name: str(node.target) for node in student.graph.nodes if node.op == "get_attr"}
 
@@ -116,22 +118,19 @@ class Lesson:
     def _error(self, name: str, value: Tensor, target: Tensor) -> Tensor:
         """The mean squared error at the channels that stay, zero where the target is not finite, relative to the
         variance; each element counts as much as the outputs feel it."""
-        value, weight, share = widened(value), self._weights.get(name), self._staying.get(name)
+        value, weight, staying = widened(value), self._weights.get(name), self._staying.get(name, 1.0)
         if value.shape != target.shape:  # the student has been shrunk
-            target, weight, share = self._cut(name, target), self._cut_weight(name), None
+            target, weight, staying = self._cut(name, target), self._cut_weights.get(name), 1.0
         if self._meets_infinity:
             finite = target.isfinite()
             value, target = torch.where(finite, value, 0.0), torch.where(finite, target, 0.0)
-        if share is not None:
-            weight = share if weight is None else weight * share
-        staying = 1.0 if share is None else share.mean()
         return mean_squared(value, target, weight) / staying / self._variance[name]
 
     def _variances(self, targets: Tensors) -> Tensors:
         """Of the values that vary, at the channels that stay, each element weighted as in the error."""
         found = {}
         for name, target in targets.items():
-            value, weight = torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0), self._cut_weight(name)
+            value, weight = torch.nan_to_num(self._cut(name, target), 0.0, 0.0, 0.0), self._cut_weights.get(name)
             value = value if weight is None else value * weight
             if value.numel() > 1:
                 found[name] = value.var()
@@ -142,14 +141,9 @@ class Lesson:
         names = [name for name in self._cuts if name not in self._outputs and is_floating(self._teacher.nodes[name])]
         seen = self._images.batches_of(self._images.first(self._images.fitting, SENSED))
         found = element_weights(self._teacher, names, (self._inputs(self._teacher, batch) for batch in seen))
-        last = {name for name, weight in found.items() if self._channels_last and weight.ndim == 4}
-        return {name: w.contiguous(memory_format=LAST) if name in last else w for name, w in found.items()}
-
-    def _cut_weight(self, name: str) -> Tensor | None:
-        """As much of the weight as belongs to the channels that stay."""
-        if name in self._weights and name not in self._cut_weights:
-            self._cut_weights[name] = self._cut(name, self._weights[name])
-        return self._cut_weights.get(name)
+        if not self._channels_last:
+            return found
+        return {name: w.contiguous(memory_format=LAST) if w.ndim == 4 else w for name, w in found.items()}
 
     def _masks(self, targets: Tensors) -> Tensors:
         """1 at the elements that stay, 0 at those that leave, of the values from which any leave."""

@@ -20,11 +20,12 @@ from tests.networks import images
 from tests.passes.test_reconstruct import shrunk
 
 
-def lesson(small: fx.GraphModule, batch: int, step: int) -> Lesson:
+def lesson(small: fx.GraphModule, batch: int | None, step: int, data: Tensor | None = None) -> Lesson:
     found = state(small)
-    data = calibration_for(small, images(96, seed=3), batch_size=batch, held_out=0.25)
+    data = images(96, seed=3) if data is None else data
+    held = calibration_for(small, data, batch_size=batch, held_out=0.25)
     kept = Kept.under(found["coupling"], found["plan"])
-    return Lesson(small, teacher(small), kept, data, inside=5.0, batch_size=step, augment=False, memory=1 << 30)
+    return Lesson(small, teacher(small), kept, held, inside=5.0, batch_size=step, augment=False, memory=1 << 30)
 
 
 def gradients(taught: Lesson, small: fx.GraphModule) -> tuple[float, Tensors]:
@@ -94,8 +95,7 @@ def test_tokens_that_nobody_reads_do_not_count() -> None:
     torch.manual_seed(0)
     gm = capture(FirstToken(), (torch.randn(2, 5, 8),))
     small = shrink(gm, Plan({"wide.weight": [0, 2, 4, 6, 8]}))
-    data, kept = calibration_for(gm, torch.randn(64, 5, 8)), Kept.under(state(small)["coupling"], state(small)["plan"])
-    taught = Lesson(small, gm, kept, data, inside=5.0, batch_size=16, augment=False, memory=1 << 30)
+    taught = lesson(small, None, 16, torch.randn(64, 5, 8))
     after, before = taught._weights["add_1"], taught._weights["add"]
     assert before.shape == after.shape == (1, 5, 8)
     assert bool((after[:, 0] > 0).all()) and not after[:, 1:].any()
@@ -120,8 +120,7 @@ class Masked(nn.Module):
 def test_what_is_not_finite_in_the_dense_outputs_teaches_nothing() -> None:
     gm = capture(Masked(), (torch.randn(2, 5),))
     small = shrink(gm, Plan({"first.weight": [0, 2, 4, 6]}))
-    data, kept = calibration_for(gm, torch.randn(64, 5)), Kept.under(state(small)["coupling"], state(small)["plan"])
-    taught = Lesson(small, gm, kept, data, inside=5.0, batch_size=16, augment=False, memory=1 << 30)
+    taught = lesson(small, None, 16, torch.randn(64, 5))
     loss, found = gradients(taught, small)
     assert 0 < loss < math.inf
     assert not found["second.weight"][0].any() and found["second.weight"][1:].any()
