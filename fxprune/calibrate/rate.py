@@ -11,6 +11,7 @@ from fxprune.checkpoint import Checkpoint
 from fxprune.progress import Measured
 
 SHARE, FEWEST = 0.04, 10  # of the steps, that a short run takes, and how many at least
+TELLING, MOST = 50, 0.125  # steps after which momentum no longer decides, and the share of all that they may take
 RATES, SLOWER = 4, 3.0  # how many to try at most, each so many times smaller than the one before
 IMAGES = 64  # held-out ones, by which a short run is judged
 
@@ -21,8 +22,11 @@ def at_measured_rate(descent: Descent, lesson: Lesson, start: Tensors) -> Descen
     A network with depthwise convolutions bears steps ten times smaller than one without. The search ends where a
     smaller rate is worse than one that helps. The short runs come on top of the steps, and are reported with them; a
     descent of fewer steps than they take keeps its rate, and one that goes on that with which it began.
+
+    The momentum is a mean over some 20 gradients. Before there are as many, steps follow the noise of single batches,
+    and a small rate looks best for standing still.
     """
-    length = max(FEWEST, int(SHARE * descent.steps))
+    length = short_length(descent.steps)
     before = RATES * length
     if descent.steps < before or lesson.says_nothing or not start:
         return descent
@@ -42,6 +46,11 @@ def at_measured_rate(descent: Descent, lesson: Lesson, start: Tensors) -> Descen
         if loss <= best:
             best, rate = loss, tried
     return replace(whole, rate=rate)
+
+
+def short_length(steps: int) -> int:
+    """How many steps the short runs take for a descent of so many."""
+    return max(FEWEST, int(SHARE * steps), min(TELLING, int(MOST * steps)))
 
 
 def _shifted(report: Measured, before: int, total: int) -> Measured:

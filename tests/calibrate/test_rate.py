@@ -10,7 +10,7 @@ import pytest
 
 from fxprune.calibrate.descent import Descent
 from fxprune.calibrate.lesson import Lesson, Tensors
-from fxprune.calibrate.rate import FEWEST, RATES, SLOWER, at_measured_rate
+from fxprune.calibrate.rate import FEWEST, RATES, SLOWER, at_measured_rate, short_length
 from fxprune.checkpoint import Checkpoint
 from tests.calibrate.test_lesson import lesson
 from tests.passes.test_reconstruct import shrunk
@@ -59,3 +59,8 @@ def test_few_steps_keep_their_rate_and_so_does_a_run_that_goes_on(tmp_path: Path
     begun = Descent(45, 0.5, 0, "refine", kept)
     begun.run(taught, start)
     assert at_measured_rate(replace(begun, rate=3.0), taught, start).rate == 0.5
+
+
+@pytest.mark.parametrize(("steps", "length"), [(20, 10), (80, 10), (200, 25), (400, 50), (1250, 50), (2000, 80)])
+def test_short_runs_are_long_enough_for_the_momentum_where_that_is_affordable(steps: int, length: int) -> None:
+    assert short_length(steps) == length
