@@ -12,6 +12,12 @@ from torch._ops import OpOverload
 from fxprune.errors import CaptureError, describe
 
 Shape = tuple[int, ...]
+RECURRENT = (
+    torch.ops.aten.lstm.input,
+    torch.ops.aten.gru.input,
+    torch.ops.aten.rnn_tanh.input,
+    torch.ops.aten.rnn_relu.input,
+)
 _REQUIRED = object()
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import flop_counter
 
-from fxprune.calls import argument, concrete, source_of
+from fxprune.calls import RECURRENT, argument, concrete, source_of
 from fxprune.types import Coupling, Field
 
 aten = torch.ops.aten
@@ -129,7 +129,7 @@ def _(node: fx.Node, sizes: Sizes) -> sympy.Expr:
     return 2 * scores * (query[-1] + sizes.of(argument(node, "value"))[-1])
 
 
-@flops(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+@flops(*RECURRENT)
 def _(node: fx.Node, sizes: Sizes) -> sympy.Expr:
     matrices = [sizes.of(weight) for weight in argument(node, "params") if weight.meta["val"].ndim == 2]
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from fxprune import calls
-from fxprune.calls import device_of
+from fxprune.calls import RECURRENT, device_of
 
 Values = dict[str, Any]
 
@@ -57,7 +58,8 @@ class Evaluator:
         args, kwargs = fx.map_arg((node.args, node.kwargs), lambda argument: values[argument.name])
         if node.name in self._mutating:
             args, kwargs = pytree.tree_map(_copied, (args, kwargs))  # calibration must not write into buffers
-        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        with _differentiable(node):
+            result = node.target(*args, **kwargs)  # type: ignore[operator]
         offset = self.offsets.get(node.name)
         return result if offset is None else result + offset
 
@@ -100,14 +102,27 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
+def _differentiable(node: fx.Node) -> AbstractContextManager[None]:
+    """Where gradients are wanted of a recurrent layer, without cuDNN, which has none outside of training."""
+    if node.target in RECURRENT and torch.is_grad_enabled():
+        without: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=False)
+        return without
+    return nullcontext()
+
+
 def centred(output: Tensor) -> Tensor:
     """An output as rows, one for each image, less their mean; single numbers less the mean over the images.
 
     What is not finite, such as masked logits, counts as zero.
     """
-    rows = output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)
-    rows = torch.nan_to_num(rows, 0.0, 0.0, 0.0)
+    rows = rows_of(output)
     return rows - rows.mean(int(rows.shape[1] > 1), keepdim=True)
+
+
+def rows_of(output: Tensor) -> Tensor:
+    """An output as rows, one for each image; what is not finite counts as zero."""
+    rows = output.reshape(len(output), -1) if output.ndim else output.reshape(1, 1)
+    return torch.nan_to_num(rows, 0.0, 0.0, 0.0)
 
 
 def outputs_of(gm: fx.GraphModule) -> tuple[str, ...]:

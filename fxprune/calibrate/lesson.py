@@ -57,6 +57,7 @@ class Lesson:
         self._images = small  # read anew each time: all of them at once may not fit the memory
         self._held_out = small.judging
         self.training = range(0, len(small.fitting), max(1, round(batch_size / max(small.sizes))))
+        self.images_a_step = self.training.step * max(small.sizes)  # at most
         first = small.batches[0]
         self._meets_infinity = False
         self._augment = augment and any(is_image(tensor) for tensor in first)
@@ -104,7 +105,7 @@ class Lesson:
         stand_ins = {name: weights[read].to(given[name].dtype) for name, read in self._reads.items() if read in weights}
         values = self._student(targets, {**given, **stand_ins})
         loss = self._total(values, targets)
-        if not self._meets_infinity and not loss.isfinite():  # masked logits: it is rare, and so looked for once
+        if not self._meets_infinity and not loss.isfinite() and not _finite(targets):  # masked logits, which are rare
             self._meets_infinity = True
             loss = self._total(values, targets)
         return loss
@@ -233,6 +234,10 @@ class _MeanSquare(torch.autograd.Function):
 def _constants(gm: fx.GraphModule) -> Values:
     """The tensors that a graph reads, looked up once."""
     return {node.name: attribute(gm, str(node.target)) for node in gm.graph.nodes if node.op == "get_attr"}
+
+
+def _finite(values: Tensors) -> bool:
+    return all(bool(value.isfinite().all()) for value in values.values())
 
 
 def _mean(losses: list[Any]) -> Any:

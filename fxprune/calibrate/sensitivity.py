@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.calibrate.evaluate import Evaluator, Values, centred, judged_of
+from fxprune.calibrate.evaluate import Evaluator, Values, centred, judged_of, rows_of
 from fxprune.closed_form.moments import widened
 
 
@@ -40,8 +40,11 @@ def projected_gradients(
 
 
 def element_weights(evaluator: Evaluator, names: Sequence[str], batches: Iterable[Values]) -> dict[str, Tensor]:
-    """What an error of each element of the values `names` weighs: the root of the mean square, over the samples, of the
-    gradient there, relative to that of all elements; 1 sample wide. Values that the outputs do not feel have none."""
+    """What an error of each element of the values `names` weighs; 1 sample wide.
+
+    The root of the mean square, over the samples of each batch and over the batches, of the gradient there, relative to
+    that of all elements. Values that the outputs do not feel have none.
+    """
     generator = torch.Generator().manual_seed(0)
     totals: dict[str, Tensor] = {}
     for inputs in batches:
@@ -58,11 +61,13 @@ def _sample_axes(node: fx.Node) -> list[int]:
 
 
 def _projection(output: Any, generator: torch.Generator) -> Tensor:
-    """A random signed sum of an output, scaled so that its expected square is the output's error over its variance."""
+    """A random signed sum of an output, scaled so that its expected square is the output's error over its variance, or
+    over its square where nothing varies."""
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return torch.zeros(())
     output = widened(output)  # the squares of half precision overflow
     signs = torch.randint(0, 2, output.shape, generator=generator).to(output) * 2 - 1
-    scale = centred(output.detach()).square().sum(1).mean().sqrt().clamp_min(1e-12)
+    spread, energy = (each.square().sum(1).mean() for each in (centred(output.detach()), rows_of(output.detach())))
+    scale = torch.where(spread > 0, spread, energy).sqrt().clamp_min(1e-12)  # a lone number has no spread
     total: Tensor = (signs * output)[output.isfinite()].sum()
     return total / scale

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxprune.calls import argument, concrete_shape
+from fxprune.calls import RECURRENT, argument, concrete_shape
 from fxprune.coupling.contract import Term, contract
 from fxprune.coupling.flow import Flow, rule
 from fxprune.coupling.operand import Fields, Operand
@@ -19,7 +19,7 @@ from fxprune.errors import describe
 aten = torch.ops.aten
 
 
-@rule(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+@rule(*RECURRENT)
 def recurrent(flow: Flow, node: fx.Node) -> Any:
     """Layers and directions of input weights, hidden weights and biases, and the states that they begin with.
 

@@ -28,6 +28,7 @@ DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just bef
 TEACHER, CALIBRATION, COST = "teacher", "calibration", "cost"  # teacher: the graph with the user's own weights
 LATENCIES = "latencies"  # what was measured, where the budget limits the latency
 ANALYSED = "analysed"  # the last coupling that was found, and of what
+CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
 UNLIKENESS = "unlikeness"  # how far the images are from what the BatchNorms remember
 STAGES = "stages"  # (name, held-out error before, after) of each stage that corrects
 
@@ -95,6 +96,12 @@ def require_operators(gm: fx.GraphModule, reader: str) -> None:
     """Raise RewriteError where the graph has been lifted: no calls of operators are left to work on."""
     if isinstance(gm.graph._codegen, ReadableCodeGen):
         raise RewriteError(f"{reader} works on ATen calls, and Lift has run: put it before Lift, or capture anew")
+
+
+def require_fused(gm: fx.GraphModule, reader: str) -> None:
+    """Raise RewriteError where corrections are still nodes of their own, which the dense network has not."""
+    if any(node.meta.get(CORRECTION) for node in gm.graph.nodes):
+        raise RewriteError(f"{reader} came too early: Reconstruct left its corrections to Fuse. Put Fuse before it")
 
 
 def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:

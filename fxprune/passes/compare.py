@@ -17,6 +17,7 @@ from fxprune.passes.base import (
     STAGES,
     note_stage,
     require,
+    require_fused,
     require_operators,
     state,
     teacher,
@@ -46,6 +47,7 @@ class Compare(PassBase):
         found = state(graph_module)
         if ERRORS not in found:
             require_operators(graph_module, "Compare")
+            require_fused(graph_module, "Compare")
             original = teacher(graph_module)
             kept = Kept.under(found[COUPLING], found[PLAN])
             pinned = not pinnable(original, found[COUPLING])

@@ -12,8 +12,7 @@ from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.homes import bias_home
 from fxprune.calls import bound_arguments
 from fxprune.errors import RewriteError, describe
-from fxprune.passes.base import replace_tensor, require_operators
-from fxprune.passes.reconstruct import CORRECTION
+from fxprune.passes.base import CORRECTION, replace_tensor, require_operators
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,18 +74,18 @@ class Learning(PassBase):
         """As many steps as the epochs take, or the work pays for."""
         stage = type(self).__name__.lower()
         work = self.work * (1 if device_of(gm).type == "cpu" else FASTER)
-        steps = affordable_steps(self.epochs, len(lesson.training), self._step_cost(gm), work)
+        steps = affordable_steps(self.epochs, len(lesson.training), lesson.images_a_step * self._image_cost(gm), work)
         return Descent(steps, self.rate, self.seed, stage, self.checkpoint, self.progress)
 
-    def _step_cost(self, gm: fx.GraphModule) -> float:
-        """Floating-point operations of a step: forward and backward are three times the forward; the teacher's comes on
-        top."""
+    def _image_cost(self, gm: fx.GraphModule) -> float:
+        """Floating-point operations of an image in a step: forward and backward are three times the forward; the
+        teacher's comes on top."""
         found = state(gm)
         if COST not in found:
             return 0
         shrunk = found[PLAN].counts if DENSE in found else {}
         each: float = 3 * found[COST].evaluate(shrunk)["flops"] + found[COST].evaluate()["flops"]
-        return each * self.batch_size
+        return each
 
 
 def put_if_better(gm: fx.GraphModule, stage: str, tensors: Mapping[str, Tensor]) -> bool:

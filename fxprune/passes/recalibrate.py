@@ -8,7 +8,7 @@ from torch import fx
 from torch.fx.passes.infra.pass_base import PassBase, PassResult
 
 from fxprune.calibrate.statistics import batch_norm_statistics
-from fxprune.passes.base import CALIBRATION, DENSE, require, require_finite, require_operators, state
+from fxprune.passes.base import CALIBRATION, DENSE, require, require_finite, require_fused, require_operators, state
 from fxprune.passes.learning import put_if_better
 
 RECALIBRATED = "recalibrated"
@@ -34,6 +34,7 @@ class Recalibrate(PassBase):
         if RECALIBRATED in found or not found[CALIBRATION].teaches:
             return PassResult(graph_module, False)
         require_operators(graph_module, "Recalibrate")
+        require_fused(graph_module, "Recalibrate")
         found[RECALIBRATED] = True
         fresh = batch_norm_statistics(graph_module, found[CALIBRATION])
         return PassResult(graph_module, bool(fresh) and put_if_better(graph_module, "batch norm", fresh))

@@ -25,6 +25,7 @@ from fxprune.closed_form.moments import Moments
 from fxprune.closed_form.ridge import ridge, squared_error
 from fxprune.passes.base import (
     CALIBRATION,
+    CORRECTION,
     COUPLING,
     DENSE,
     PLAN,
@@ -41,7 +42,6 @@ from fxprune.types import Coupling, Plan
 
 RECONSTRUCTED = "reconstructed"
 FEW_ROWS = 40  # for each input, where it is to be quick: comparing plans needs no more
-CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
 
 
 @dataclass(frozen=True, eq=False)

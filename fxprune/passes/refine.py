@@ -9,7 +9,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.calibrate.descent import trainable
 from fxprune.calibrate.rate import at_measured_rate
-from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, require_operators, state
+from fxprune.passes.base import CALIBRATION, COUPLING, DENSE, PLAN, require, require_fused, require_operators, state
 from fxprune.passes.learning import Learning, put_if_better
 
 REFINED = "refined"
@@ -51,6 +51,7 @@ class Refine(Learning):
         if REFINED in state(graph_module) or not self._can_learn(graph_module):
             return PassResult(graph_module, False)
         require_operators(graph_module, "Refine")
+        require_fused(graph_module, "Refine")
         state(graph_module)[REFINED] = True
         lesson = self._lesson(graph_module)
         start = trainable(graph_module)

@@ -62,7 +62,7 @@ def smallest_plan(
         progress(trial + 1, TRIALS + FINER, error)
         found.take_note(plan, error, _flops(gm, plan))
         low, high = (guess, high) if error <= budget.max_error else (low, guess)
-        guess = _next(guess, math.log(budget.max_error / max(error, 1e-12)), low, high)
+        guess = _next(guess, math.log(max(1e-12, budget.max_error / max(error, 1e-12))), low, high)
     for trial in range(FINER):
         limit = found.between()
         if limit is None:

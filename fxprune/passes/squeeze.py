@@ -10,6 +10,7 @@ from torch.fx.passes.infra.pass_base import PassResult
 
 from fxprune.calibrate.descent import Descent, trainable
 from fxprune.calibrate.lesson import Lesson, Tensors
+from fxprune.closed_form.moments import widened
 from fxprune.coupling.kept import Kept
 from fxprune.errors import RewriteError
 from fxprune.passes.base import (
@@ -111,5 +112,5 @@ def _leaving(gm: fx.GraphModule, kept: Kept) -> Tensors:
     for name, parameter in gm.named_parameters():
         stays = kept.stays(kept.coupling.param_fields.get(name, ()), parameter.ndim)
         if parameter.ndim > 1 and parameter.is_floating_point() and not bool(stays.all()):
-            masks[name] = (~stays).to(parameter)
+            masks[name] = widened((~stays).to(parameter))
     return masks

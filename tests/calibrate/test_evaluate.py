@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxprune.calibrate.cuts import block_outputs, cut_points
 from fxprune.calibrate.evaluate import Evaluator, judged_of, outputs_of
@@ -113,3 +114,26 @@ def test_blocks_put_out_what_is_behind_their_additions(before: bool, expected: l
     gm = capture(Normalising(before), torch.randn(2, 4))
     assert block_outputs(gm) == expected
     assert set(expected) < set(cut_points(gm))
+
+
+class CuDNN(TorchDispatchMode):
+    """Whether cuDNN is allowed, by the name of each operator that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call] # torch's has no types
+        self.allowed: dict[str, bool] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.allowed[func.overloadpacket.__name__] = torch.backends.cudnn.enabled
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_gradients_of_recurrent_layers_do_without_cudnn(wanted: bool) -> None:
+    example = torch.randn(2, 7, 5)
+    gm = capture(build("GRU"), (example,))
+    with CuDNN() as seen, torch.set_grad_enabled(wanted):
+        Evaluator(gm)(outputs_of(gm), {"x": example})
+    inside = {"sigmoid", "sigmoid_"} & seen.allowed.keys()
+    assert inside and all(seen.allowed[name] == (not wanted) for name in inside)
+    assert seen.allowed["mean"] and torch.backends.cudnn.enabled

@@ -60,6 +60,19 @@ def test_the_last_step_has_what_is_left_and_no_image_that_is_held_out() -> None:
     assert len(terms) == 4
 
 
+@pytest.mark.parametrize(("batch", "step", "images_a_step"), [(24, 24, 24), (8, 24, 24), (7, 16, 14), (24, 7, 7)])
+def test_a_step_says_how_many_images_it_takes(batch: int, step: int, images_a_step: int) -> None:
+    _, small = shrunk("Residual")
+    assert lesson(small, batch, step).images_a_step == images_a_step
+
+
+def test_weights_that_run_away_are_not_taken_for_masks() -> None:
+    _, small = shrunk("Residual")
+    taught = lesson(small, 24, 24)
+    assert math.isinf(taught.judge({name: p.detach() * 1e30 for name, p in small.named_parameters()}))
+    assert not taught._meets_infinity
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_gradient_of_an_error_has_the_layout_of_the_value(layout: torch.memory_format, weighted: bool) -> None:

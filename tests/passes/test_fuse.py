@@ -8,9 +8,9 @@ import torch
 from fxprune.calibrate.homes import bias_home
 from fxprune.capture import capture
 from fxprune.errors import RewriteError
-from fxprune.passes.base import clone
+from fxprune.passes.base import CORRECTION, clone
 from fxprune.passes.fuse import Fuse
-from fxprune.passes.reconstruct import CORRECTION, Reconstruct
+from fxprune.passes.reconstruct import Reconstruct
 from tests.networks import NETWORKS, build, calls, images, modified
 from tests.passes.test_reconstruct import shrunk
 

@@ -12,8 +12,11 @@ import fxprune as fp
 from fxprune.errors import RewriteError, VerificationError
 from fxprune.passes.base import clone
 from fxprune.passes.choose import Choose
+from fxprune.passes.compare import Compare
 from fxprune.passes.configure import Configure
 from fxprune.passes.lift import Lift
+from fxprune.passes.recalibrate import Recalibrate
+from fxprune.passes.reconstruct import Reconstruct
 from fxprune.passes.refine import Refine
 from fxprune.passes.squeeze import Squeeze
 from fxprune.recipes import RECIPES
@@ -64,6 +67,14 @@ def test_a_choice_after_the_removal_is_refused() -> None:
     for kind in (Choose, Configure):
         with pytest.raises(RewriteError, match=f"{kind.__name__} came too late: .* Shrink has run. Capture anew"):
             ordered(kind)(gm)
+
+
+@pytest.mark.parametrize("kind", [Recalibrate, Refine, Compare])
+def test_corrections_that_are_not_fused_yet_are_not_judged(kind: type[PassBase]) -> None:
+    gm, step = prepared(Reconstruct, "Branches")
+    step(gm)
+    with pytest.raises(RewriteError, match=f"{kind.__name__} came too early: .* Put Fuse before it"):
+        ordered(kind)(gm)
 
 
 @pytest.mark.parametrize(

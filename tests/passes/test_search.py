@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
 import fxprune as fp
 from fxprune.capture import capture
 from fxprune.cost import cost
@@ -15,7 +17,8 @@ from fxprune.types import Plan
 from tests.networks import build, images
 
 
-def test_between_the_steps_of_foretold_errors_flops_are_limited() -> None:
+@pytest.mark.parametrize("too_small", [0.05, math.inf], ids=["finite", "infinite"])
+def test_between_the_steps_of_foretold_errors_flops_are_limited(too_small: float) -> None:
     gm = clone(capture(build("Plain"), (images(),)))
     coupling = analyze(gm)
     spent = cost(gm, coupling)
@@ -37,8 +40,9 @@ def test_between_the_steps_of_foretold_errors_flops_are_limited() -> None:
         return keeping(next(fitting))
 
     def error_of(plan: Plan) -> float:
-        """A twentieth for each unit that is gone."""
-        return 0.05 * (group.width - plan.counts[group.name])
+        """A twentieth for each unit that is gone, and of too many all there is."""
+        gone = group.width - plan.counts[group.name]
+        return 0.05 * gone if gone <= 2 else too_small * gone
 
     found = smallest_plan(gm, planned, fp.Budget(max_error=0.1), error_of, unheard)
     assert found == keeping(group.width - 2)

@@ -21,7 +21,7 @@ from fxprune.passes.fuse import Fuse
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.reconstruct import FEW_ROWS, Reconstruct
 from fxprune.passes.shrink import Shrink
-from fxprune.passes.squeeze import Squeeze
+from fxprune.passes.squeeze import Squeeze, _leaving
 from tests.networks import NETWORKS, build, calls, images, modified, random_plan
 
 
@@ -114,3 +114,10 @@ def test_work_for_less_than_an_epoch_is_not_begun() -> None:
     before = {name: tensor.clone() for name, tensor in gm.named_parameters()}
     assert not modified(Squeeze(work=1.0)(gm)) and "stages" not in gm.meta["fxprune"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in gm.named_parameters())
+
+
+def test_the_schedule_is_not_rounded_to_half_precision() -> None:
+    gm = planned("Residual").to(torch.bfloat16)
+    found = gm.meta["fxprune"]
+    masks = _leaving(gm, Kept.under(found["coupling"], found["plan"]))
+    assert masks and all(mask.dtype is torch.float32 for mask in masks.values())
