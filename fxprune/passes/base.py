@@ -28,9 +28,9 @@ DENSE, PLAN, COUPLING = "dense", "plan", "coupling"  # dense: the graph just bef
 TEACHER, CALIBRATION, COST = "teacher", "calibration", "cost"  # teacher: the graph with the user's own weights
 LATENCIES = "latencies"  # what was measured, where the budget limits the latency
 ANALYSED = "analysed"  # the last coupling that was found, and of what
-CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
 UNLIKENESS = "unlikeness"  # how far the images are from what the BatchNorms remember
 STAGES = "stages"  # (name, held-out error before, after) of each stage that corrects
+CORRECTION = "fxprune_correction"  # marks, in node.meta, the additions that Fuse takes away
 
 
 def state(gm: fx.GraphModule) -> dict[str, Any]:
