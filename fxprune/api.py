@@ -34,6 +34,7 @@ from fxprune.passes.base import COUPLING, DENSE, PLAN, clone, own_copy, release_
 from fxprune.passes.lift import Lift
 from fxprune.passes.verify import confirm
 from fxprune.progress import Progress, heard_by
+from fxprune.randomness import seeded
 from fxprune.recipes import Settings, passes_of
 from fxprune.report import Report
 from fxprune.report_html import page
@@ -232,7 +233,8 @@ def run_recipe(
     gm = own_copy(captured)
     if checkpoint is not None:
         passes = passes_of(recipe, _restartable(gm, recipe, settings, checkpoint))
-    seconds |= run_passes(gm, passes, verify=settings.verify, progress=settings.progress)
+    with seeded(settings.seed):  # for what the network itself draws
+        seconds |= run_passes(gm, passes, verify=settings.verify, progress=settings.progress)
     report = summary(model, gm, settings.budget, recipe, settings.seed, seconds)
     release_images(gm, state(gm)[DENSE], teacher(gm))  # they are the caller's: a result does not keep them alive
     info = capture_info(captured)

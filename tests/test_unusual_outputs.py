@@ -162,3 +162,57 @@ def test_another_network_does_not_go_on_from_this_state(tmp_path: Any) -> None:
         fp.prune(Small().eval(), DATA[:2], progress=stop, **options)
     with pytest.raises(fp.errors.ResumeError, match="graph"):
         fp.prune(Other().eval(), DATA[:2], **options)
+
+
+class OneNumber(Small):
+    """A number an image; `baked` takes one image at a time."""
+
+    def __init__(self, baked: bool) -> None:
+        super().__init__(classes=1)
+        self.baked = baked
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.view(1, 3, 8, 8) if self.baked else x)
+
+
+def test_one_number_an_image_is_learned_from_and_judged_one_image_at_a_time() -> None:
+    found = [
+        fp.prune(OneNumber(baked), DATA[:1], budget=fp.Budget(max_error=0.3), calibration=DATA, recipe="fast").report
+        for baked in (False, True)
+    ]
+    kept = [report.after["flops"] / report.before["flops"] for report in found]
+    assert max(kept) < 0.95 and abs(kept[0] - kept[1]) < 0.2
+    learned = fp.prune(OneNumber(True), DATA[:1], budget=BUDGET, calibration=DATA[:64], recipe="psp").report
+    refine = next(stage for stage in learned.stages if stage.stage == "refine")
+    assert refine.after < 0.9 * refine.before
+
+
+class HandedThrough(Small):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
+
+
+def test_an_input_that_is_handed_through_says_nothing_of_the_error() -> None:
+    runs = [
+        fp.prune(kind(), DATA[:2], budget=BUDGET, calibration=DATA, recipe="fast").report.stages
+        for kind in (Small, HandedThrough)
+    ]
+    assert [stage.after for stage in runs[0]] == pytest.approx([stage.after for stage in runs[1]], rel=1e-3)
+
+
+class Dropping(Small):
+    """Drops activations in evaluation, too."""
+
+    def finish(self, logits: Tensor) -> Any:
+        return nn.functional.dropout(logits, 0.2)
+
+
+def test_a_network_that_draws_random_numbers_is_pruned_alike_every_time() -> None:
+    found, model = [], Dropping()
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        found.append(fp.prune(model, DATA[:2], budget=BUDGET, calibration=DATA, recipe="fast"))
+        assert torch.equal(before, torch.get_rng_state())
+    assert found[0].report.stages == found[1].report.stages
+    assert torch.equal(found[0].model.get_parameter("head.weight"), found[1].model.get_parameter("head.weight"))

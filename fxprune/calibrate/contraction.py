@@ -21,7 +21,8 @@ _REGISTRY: dict[Any, type[Contraction]] = {}
 class Contraction(ABC):
     """A node that multiplies its input with a parameter, seen as y = x W + b on rows.
 
-    name: of the node. source: of the input's node. weight, bias: names of the parameters. kernel: extents.
+    name: of the node. source, bias: of the nodes of its input and its bias, if any. weight: of the parameter. kernel:
+        extents.
     systems: how many independent maps there are, 1 but for grouped convolutions.
     output_axis: the axis of the node's value that its channels run along.
     """
@@ -32,8 +33,7 @@ class Contraction(ABC):
         arguments = bound_arguments(node)
         self.name, self.source = node.name, _name(arguments["input"])
         self.weight = str(arguments["weight"].target)
-        bias = arguments["bias"]
-        self.bias = None if bias is None else str(bias.target)
+        self.bias = None if arguments["bias"] is None else _name(arguments["bias"])  # it may be computed
         self.systems = int(arguments.get("groups") or 1)
         self.kernel = tuple(arguments["weight"].meta["val"].shape[2:])
         self.arguments = arguments

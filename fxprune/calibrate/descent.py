@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn.utils import get_total_norm
 
 from fxprune.calibrate.evaluate import attribute
 from fxprune.calibrate.lesson import Lesson, Tensors
@@ -143,7 +144,14 @@ class _Weights:
         return {name: leaf.view(self._shapes[name]) for name, leaf in leaves.items()}
 
     def step(self, scale: float) -> None:
-        """Move by `scale` times the rate, along the gradients that have come together since the last step."""
+        """Move by `scale` times the rate, along the gradients that have come together since the last step.
+
+        Where one of them is no number, there is no step: it would spoil the weights and the momenta for good.
+        """
+        gradients = [leaf.grad for leaf in self._leaves.values() if leaf.grad is not None]
+        if not self.scaler.is_enabled() and not bool(get_total_norm(gradients).isfinite()):
+            for leaf in self._leaves.values():
+                leaf.grad = None
         stepped = False
         for optimizer in self.optimizers:
             leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
@@ -183,16 +191,14 @@ class _Progress:
 
 
 def trainable(gm: fx.GraphModule) -> Tensors:
-    """Floating-point parameters that the graph reads, each under the first name that it is read by."""
-    names: dict[int, str] = {}
+    """Floating-point parameters that the graph reads, by the name that it reads them by; none that it reads by two."""
+    names: dict[int, set[str]] = {}
     parameters = dict(gm.named_parameters(remove_duplicate=False))
     for node in gm.graph.nodes:
         parameter = parameters.get(str(node.target)) if node.op == "get_attr" else None
         if parameter is not None and parameter.is_floating_point():
-            names.setdefault(id(parameter), str(node.target))
-    shared = [name for name in parameters if name not in names.values()]
-    alone = [name for name in names.values() if not any(parameters[other] is parameters[name] for other in shared)]
-    return {name: attribute(gm, name) for name in alone}
+            names.setdefault(id(parameter), set()).add(str(node.target))
+    return {name: attribute(gm, name) for name, *others in names.values() if not others}
 
 
 def affordable_steps(epochs: float, batches: int, each: float, work: float) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from fxprune.calibrate.gather import gathered
 from fxprune.calibrate.room import images_at_once
+from fxprune.checkpoint import fingerprint
 from fxprune.errors import CalibrationError
 
 BATCH = 64  # images
@@ -127,12 +128,12 @@ def calibration_for(
     if count == 0:
         raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
     fixed = _static_batch(inputs) is not None
-    order, same = torch.randperm(count, generator=torch.Generator().manual_seed(seed)), _same(columns, size)
-    apart = round(held_out * count)
-    if fixed:  # whole batches, and one at least where there are several
+    unit = size if fixed else 1  # whole batches stay as they are: their first axis may be that of time
+    order, same = _drawn(count, unit, seed), _same(columns)
+    if fixed:  # one batch at least where there are several
         apart = size * max(round(held_out * count / size), int(held_out > 0 and size < count))
     else:
-        order, apart = _copies_together(order, same, apart)
+        order, apart = _copies_together(order, same, held_out)
     fitting, judging = (
         part.split(size) if len(part) else () for part in (order[: count - apart], order[count - apart :])
     )
@@ -172,25 +173,29 @@ class _Batches(Sequence[Batch]):
         return _Batches(self.columns, [piece for part in self.parts for piece in part.split(size)])
 
 
-def _same(columns: Sequence[Tensor], size: int) -> Tensor:
-    """A number for each sample, the same for copies, as their sums and their sums of squares tell."""
-    known: dict[tuple[float, ...], int] = {}
-    numbers = []
-    for pieces in zip(*(column.split(size) for column in columns), strict=True):
-        rows = [piece.reshape(len(piece), -1).double() for piece in pieces]
-        sums = torch.stack([each for row in rows for each in (row.sum(1), row.square().sum(1))], 1)
-        numbers += [known.setdefault(tuple(row), len(known)) for row in sums.tolist()]
-    return torch.tensor(numbers)
+def _same(columns: Sequence[Tensor]) -> Tensor:
+    """A number for each sample, the same for copies."""
+    known: dict[str, int] = {}
+    samples = (fingerprint(("", part) for part in sample) for sample in zip(*columns, strict=True))
+    return torch.tensor([known.setdefault(sample, len(known)) for sample in samples])
 
 
-def _copies_together(order: Tensor, same: Tensor, apart: int) -> tuple[Tensor, int]:
+def _drawn(count: int, unit: int, seed: int) -> Tensor:
+    """The numbers below `count` in an order drawn by lot, in runs of `unit` that stay together."""
+    first = unit * torch.randperm(count // unit, generator=torch.Generator().manual_seed(seed))
+    return (first[:, None] + torch.arange(unit)).flatten()
+
+
+def _copies_together(order: Tensor, same: Tensor, share: float) -> tuple[Tensor, int]:
     """The order with copies next to each other, and how many from its end to hold out, so that none of them has a copy
-    among the others: at most `apart`, or all copies of one sample."""
+    among the others: at most a share of all, and of those that differ, or all copies of one sample."""
     first: dict[int, int] = {}
     places = torch.tensor([first.setdefault(number, place) for place, number in enumerate(same[order].tolist())])
     places, grouped = places.sort(stable=True)
     starts = [0, *(1 + torch.nonzero(places.diff())[:, 0]).tolist()]
-    begin = next((start for start in starts if start >= len(order) - apart), starts[-1])
+    apart = round(share * len(order))
+    few = starts[len(starts) - round(share * len(starts)) :]
+    begin = next((start for start in few if start >= len(order) - apart), starts[-1])
     return order[grouped], len(order) - begin if apart and begin else 0
 
 
@@ -217,10 +222,11 @@ def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
 
 def _tensors(inputs: list[fx.Node], item: Any, number: int) -> Batch:
     if isinstance(item, Mapping):
-        missing = [node.name for node in inputs if node.name not in item]
+        names = [next((n for n in (str(node.target), node.name) if n in item), node.name) for node in inputs]
+        missing = [name for name in names if name not in item]
         if missing:
-            raise CalibrationError(f"calibration batch {number} lacks the inputs {missing}; it has {sorted(item)}")
-        return tuple(item[node.name] for node in inputs)
+            raise CalibrationError(f"calibration batch {number} lacks the inputs {missing}; it has {[*item]}")
+        return tuple(item[name] for name in names)
     if isinstance(item, (tuple, list)):
         if not item:
             raise CalibrationError(f"calibration batch {number} is an empty {type(item).__name__}")

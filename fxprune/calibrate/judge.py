@@ -41,19 +41,16 @@ def output_error(
     """
     second = Evaluator(other, offsets)
     names = comparable(dense, other)
-    errors, variances, energies = (dict.fromkeys(names, 0.0) for _ in range(3))
-    numbers: dict[str, list[Tensor]] = {}  # outputs of one number an image, which vary between images alone
+    errors, energies = (dict.fromkeys(names, 0.0) for _ in range(2))
+    spreads = {name: Spread() for name in names}
     with torch.no_grad():
         for batch, wanted in _wanted(dense, names, calibration):
             found = second(names, to_device(other, batch))
             for name, target in wanted.items():
                 errors[name] += squared(found[name], target)
                 energies[name] += squared(torch.zeros_like(target), target)
-                if target.numel() > len(batch[0]):
-                    variances[name] += spread(target)
-                else:
-                    numbers.setdefault(name, []).append(target.reshape(-1, 1))
-    variances |= {name: spread(torch.cat(values)) for name, values in numbers.items()}
+                spreads[name].add(target, len(batch[0]))
+    variances = {name: each.total() for name, each in spreads.items()}
     telling = [name for name in names if variances[name]] or names
     relative = sum(errors[name] / (variances[name] or energies[name] or 1.0) for name in telling) / max(1, len(telling))
     return relative if names and math.isfinite(relative) else math.inf
@@ -144,11 +141,31 @@ def comparable(dense: fx.GraphModule, other: fx.GraphModule) -> list[str]:
     return [name for name in judged if concrete_shape(first[name]) == concrete_shape(second[name])]
 
 
-def spread(value: Any) -> float:
-    """Squared distance of each image's output from the mean of its elements."""
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        return 0.0
-    return float(centred(value.double()).square().sum())
+class Spread:
+    """The squared distance of each image's output from the mean of its elements, summed over batches.
+
+    Outputs of one number an image vary between images alone: they are taken from the mean of all.
+    """
+
+    def __init__(self) -> None:
+        self._sum, self._numbers = 0.0, list[Tensor]()
+
+    def add(self, value: Any, images: int) -> None:
+        """Take in the output for some images; what is not floating-point has no spread."""
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return
+        if value.numel() > images:
+            self._sum += _squares(value)
+        else:
+            self._numbers.append(value.reshape(-1, 1))
+
+    def total(self) -> float:
+        """The sum over all that has been taken in."""
+        return self._sum + (_squares(torch.cat(self._numbers)) if self._numbers else 0.0)
+
+
+def _squares(output: Tensor) -> float:
+    return float(centred(output.double()).square().sum())
 
 
 def squared(value: Any, target: Any) -> float:

@@ -70,7 +70,7 @@ class Lesson:
         self._staying = {name: mask.mean() for name, mask in masks.items()}
         self._weights = {**felt, **{name: felt[name] * mask if name in felt else mask for name, mask in masks.items()}}
         self._cut_weights = {name: self._cut(name, weight) for name, weight in felt.items()}
-        self._variance = self._variances(targets)
+        self._variance = self._variances({**targets, **self._numbers(targets, len(first[0]))})
         self._reads = {node.name: str(node.target) for node in student.graph.nodes if node.op == "get_attr"}
 
     def losses(self, first: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
@@ -136,6 +136,13 @@ class Lesson:
             if value.numel() > 1:
                 found[name] = value.var()
         return {name: variance.clamp_min(1e-12) for name, variance in found.items() if float(variance) > 0}
+
+    def _numbers(self, targets: Tensors, images: int) -> Tensors:
+        """Values of one number an image, of many images: they vary between images alone."""
+        lone = {name for name, target in targets.items() if target.numel() <= images}
+        seen = self._images.batches_of(self._images.first(self._images.fitting, SENSED)) if lone else ()
+        found = [self._targets(batch) for batch in seen]
+        return {name: torch.cat([values[name].reshape(-1, 1) for values in found]) for name in lone}
 
     def _sensitivities(self) -> Tensors:
         """What each element of the values between blocks counts; none for those that the outputs do not feel."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from fxprune.calibrate.contraction import Contraction, contractions
 from fxprune.calibrate.evaluate import Evaluator, Values, attribute, judged_of, to_device
 from fxprune.calibrate.images import Calibration
-from fxprune.calibrate.judge import spread, squared
+from fxprune.calibrate.judge import Spread, squared
 from fxprune.calibrate.observe import Observed, column_units
 from fxprune.calibrate.room import images_at_once
 from fxprune.calibrate.sampling import THOROUGH, Sampling
@@ -58,15 +58,18 @@ def measured(
     affordable = sampling.images_of_trials(_runs(gm, trials), calibration.count)
     images = min(calibration.count_of(calibration.judging), affordable)
     evaluator = Evaluator(gm)
-    errors, variances, done = torch.zeros(len(trials), 1), torch.zeros(1), 0  # a column for each output
+    spreads = {name: Spread() for name in judged_of(gm)}
+    errors, done = torch.zeros(len(trials), len(spreads), dtype=torch.float64), 0
     with torch.no_grad():
         for batch in _some(calibration, images, images_at_once(gm, memory)):
             base = _Base(evaluator, batch)
-            variances = variances + base.variances
+            for name, each in spreads.items():
+                each.add(base.values[name], len(batch[0]))
             errors = errors + torch.stack([base.errors(trial) for trial in trials])
             done += len(batch[0])
             if progress is not None:
                 progress(done, images)
+    variances = torch.tensor([each.total() for each in spreads.values()], dtype=torch.float64)
     found: dict[str, dict[int, float]] = {name: {} for name in removals}
     relative = torch.nan_to_num(errors / variances.clamp_min(1e-30), nan=WORST, posinf=WORST)  # what overflows is dear
     telling = variances > 0 if bool(variances.any()) else variances == 0  # an output that never varies says nothing
@@ -168,18 +171,15 @@ class _Base:
         self._evaluator, self._outputs = evaluator, judged_of(gm)
         names = [node.name for node in gm.graph.nodes if node.op in ("call_function", "placeholder", "get_attr")]
         evaluator.offsets = {}
-        self._values = evaluator([*names, *self._outputs], to_device(gm, batch))
-        self.variances = self._each(lambda name: spread(self._values[name]))
+        self.values = evaluator([*names, *self._outputs], to_device(gm, batch))
 
     def errors(self, trial: _Trial) -> Tensor:
         """The squared error of each output under a trial."""
-        given = {name: value for name, value in self._values.items() if name not in trial.changed}
+        given = {name: value for name, value in self.values.items() if name not in trial.changed}
         self._evaluator.offsets = trial.offsets
         outputs = self._evaluator(self._outputs, {**given, **trial.weights})
-        return self._each(lambda name: squared(outputs[name], self._values[name]))
-
-    def _each(self, number: Callable[[str], float]) -> Tensor:
-        return torch.tensor([number(name) for name in self._outputs], dtype=torch.float64)
+        each = [squared(outputs[name], self.values[name]) for name in self._outputs]
+        return torch.tensor(each, dtype=torch.float64)
 
 
 def _some(calibration: Calibration, images: int, chunk: int) -> Iterator[tuple[Tensor, ...]]:

@@ -18,8 +18,9 @@ ADD = torch.ops.aten.add.Tensor
 
 @dataclass(frozen=True)
 class Target:
-    """The dense output of a contraction at the channels that stay; where a shortcut is added right behind it (or behind
-    its BatchNorm), with what the shortcut has lost, so that the sum comes out right.
+    """The dense output of a contraction at the channels that stay, without the bias that the pruned one adds; where a
+    shortcut is added right behind it (or behind its BatchNorm), with what the shortcut has lost, so that the sum comes
+    out right.
 
     item: the contraction. kept: positions of the channels that stay, None for all.
     shortcut: the node that is added, if any. gain: of the BatchNorm in between, [channels].
@@ -38,7 +39,7 @@ class Target:
     @property
     def pruned(self) -> tuple[str, ...]:
         """The nodes whose pruned values are needed."""
-        return (self.item.source, *((self.shortcut,) if self.shortcut else ()))
+        return (self.item.source, *(name for name in (self.item.bias, self.shortcut) if name))
 
     def rows(self, dense: Mapping[str, Any], pruned: Mapping[str, Any], index: Tensor) -> Tensor:
         """Target rows at `index`: [systems, rows, outputs]."""
@@ -47,6 +48,8 @@ class Target:
             wanted = self._kept(self.item.channel_rows(dense[self.shortcut], index))
             lost = wanted - self.item.channel_rows(pruned[self.shortcut], index)
             target = target + (lost if self.gain is None else lost * self._inverse_gain())
+        if self.item.bias is not None:
+            target = target - pruned[self.item.bias]
         return target.reshape(len(target), self.item.systems, -1).movedim(1, 0)
 
     def _kept(self, rows: Tensor) -> Tensor:

@@ -105,13 +105,18 @@ def require_fused(gm: fx.GraphModule, reader: str) -> None:
 
 
 def replace_tensor(gm: fx.GraphModule, name: str, value: Tensor) -> None:
-    """Put a new tensor of the same kind under `name`: the old one may belong to the user's model."""
+    """Put a new tensor of the same kind under `name`, and under all other names of the old one, which may belong to the
+    user's model."""
     path, _, leaf = name.rpartition(".")
     owner = gm.get_submodule(path)
     old = getattr(owner, leaf)
     value = laid_out_as(old, value)
     new = nn.Parameter(value, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else value
     setattr(owner, leaf, new)
+    for module in gm.modules():
+        tables: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for tensors in tables:
+            tensors.update({alias: new for alias, tensor in tensors.items() if tensor is old})
 
 
 def laid_out_as(old: Tensor, new: Tensor) -> Tensor:

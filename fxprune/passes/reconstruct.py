@@ -139,9 +139,6 @@ class Reconstruct(PassBase):
         item = target.item
         weight = attribute(gm, item.weight)
         prior = item.matrix(weight)
-        bias = prior.new_zeros(prior.shape[0], prior.shape[2])
-        if item.bias is not None:
-            bias = attribute(gm, item.bias).reshape(bias.shape)
         systems, inputs, outputs = prior.shape
         wanted = enough_rows(inputs, calibration.count, self.rows_per_image, self.rows_per_input)
         fit, judge = (Moments(systems, inputs, outputs, weight.device) for _ in range(2))
@@ -149,7 +146,7 @@ class Reconstruct(PassBase):
             value, count = dense[item.name], math.ceil(wanted * calibration.sizes[index])
             rows = sample(item.positions(value), count, generator).to(weight.device)
             moments = judge if calibration.is_held_out(index) else fit
-            moments.add(item.rows(pruned[item.source], value, rows), target.rows(dense, pruned, rows) - bias[:, None])
+            moments.add(item.rows(pruned[item.source], value, rows), target.rows(dense, pruned, rows))
         node = walk.pruned.nodes[item.name]
         error, solution = _best(fit, judge, prior, self.rho, bias_home(node) is not None)
         if solution is not None:

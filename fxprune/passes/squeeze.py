@@ -94,23 +94,23 @@ class Squeeze(Learning):
         return corrected_error(twin, state(gm)[PLAN], self.seed)
 
     def _descend(self, gm: fx.GraphModule, lesson: Lesson, descent: Descent) -> Tensors:
-        start, leaving = trainable(gm), _leaving(gm, Kept.under(state(gm)[COUPLING], state(gm)[PLAN]))
+        start = trainable(gm)
+        leaving = _leaving(start, Kept.under(state(gm)[COUPLING], state(gm)[PLAN]))
 
         def penalise(weights: Tensors, done: float) -> None:
             shrinking = ((1 - done) / (1 - done + 1 / descent.steps)) ** 2
             for name, mask in leaving.items():
-                if name in weights:
-                    weights[name].mul_(1 - (1 - shrinking) * mask)
+                weights[name].mul_(1 - (1 - shrinking) * mask)
 
         last, _ = descent.run(lesson, start, penalise)
         return {name: tensor.to(start[name].dtype) for name, tensor in last.items()}
 
 
-def _leaving(gm: fx.GraphModule, kept: Kept) -> Tensors:
+def _leaving(weights: Tensors, kept: Kept) -> Tensors:
     """1 at the elements of each matrix or kernel that leave, 0 elsewhere; without those that stay whole."""
     masks = {}
-    for name, parameter in gm.named_parameters():
-        stays = kept.stays(kept.coupling.param_fields.get(name, ()), parameter.ndim)
-        if parameter.ndim > 1 and parameter.is_floating_point() and not bool(stays.all()):
-            masks[name] = widened((~stays).to(parameter))
+    for name, weight in weights.items():
+        stays = kept.stays(kept.coupling.param_fields.get(name, ()), weight.ndim)
+        if weight.ndim > 1 and not bool(stays.all()):
+            masks[name] = widened((~stays).to(weight))
     return masks

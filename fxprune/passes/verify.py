@@ -114,7 +114,7 @@ def confirm(gm: fx.GraphModule, lifted: nn.Module) -> None:
                 runs.append(pytree.tree_leaves(deep_copy(network)(*args, **kwargs)))
     for wanted, found in zip(*runs, strict=True):
         error = relative_error(found, wanted)
-        rounding = torch.finfo(wanted.dtype).eps if isinstance(wanted, Tensor) and wanted.is_floating_point() else 0.0
+        rounding = torch.finfo(wanted.dtype).eps if isinstance(wanted, Tensor) and _rounds(wanted) else 0.0
         if not error <= 1000 * rounding:
             raise VerificationError(f"the lifted network is off by {error:.1e} from its graph: not returned")
 
@@ -125,7 +125,7 @@ def relative_error(found: Any, wanted: Any) -> float:
         return 0.0 if type(found) is type(wanted) and found == wanted else float("inf")
     if found.shape != wanted.shape:
         return float("inf")
-    if not wanted.is_floating_point():
+    if not _rounds(wanted):
         return float((found != wanted).any())
     if not wanted.numel():
         return 0.0
@@ -133,6 +133,11 @@ def relative_error(found: Any, wanted: Any) -> float:
     size = torch.where(wanted.isfinite(), wanted, 0.0).detach().abs().max().clamp(min=torch.finfo(wanted.dtype).tiny)
     difference = gap / size
     return float(difference) if bool(torch.isfinite(difference)) else float("inf")
+
+
+def _rounds(tensor: Tensor) -> bool:
+    """Whether numbers of this dtype are rounded: floating-point or complex ones."""
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 def in_float64(network: nn.Module) -> nn.Module:

@@ -40,7 +40,7 @@ def test_rows_times_matrix_is_the_output(case: str) -> None:
     gm, item, x, y = alone(case)
     index = torch.randperm(item.positions(y))[:20]
     weight = attribute(gm, item.weight)
-    bias = 0 if item.bias is None else attribute(gm, item.bias).view(item.systems, 1, -1)
+    bias = 0 if item.bias is None else Evaluator(gm)([item.bias], {})[item.bias].view(item.systems, 1, -1)
     matrix = item.matrix(weight)
     torch.testing.assert_close(item.rows(x, y, index) @ matrix + bias, item.targets(y, index), rtol=1e-4, atol=1e-5)
     assert torch.equal(item.tensor(matrix, weight), weight)

@@ -68,3 +68,19 @@ def test_small_gradients_of_half_precision_do_not_vanish(tmp_path: Path) -> None
     assert bool((last["bias"] < 0.999).all())
     again, _ = Descent(3, 1e-2, 0, "refine", Checkpoint(tmp_path)).run(Faint(), start)  # from the state that was kept
     assert torch.equal(again["bias"], last["bias"])
+
+
+class Spoiled(Faint):
+    """Every second loss has a gradient that is no number."""
+
+    def __init__(self) -> None:
+        self.training = range(2)
+
+    def losses(self, first: int, weights: Mapping[str, Tensor], generator: torch.Generator) -> Iterator[Tensor]:
+        yield torch.stack([(weight * (math.nan if first else 1.0)).sum() for weight in weights.values()]).sum()
+
+
+def test_a_gradient_that_is_no_number_spoils_nothing() -> None:
+    start = {"bias": torch.ones(4), "weight": torch.ones(4, 4)}
+    last, _ = Descent(6, 1e-2, 0, "refine").run(Spoiled(), start)
+    assert all(bool(last[name].isfinite().all()) and bool((last[name] < start[name]).all()) for name in start)

@@ -192,3 +192,46 @@ def test_no_held_out_image_has_a_copy_among_the_others() -> None:
     assert len(fitting) + len(judging) == 10 and len(judging) == 1
     assert not (fitting[:, None] == judging).all(2).any()
     assert calibration.distinct == 10 and calibration.count == 40
+
+
+def test_samples_of_the_same_sums_are_no_copies() -> None:
+    words = nn.Sequential(nn.Embedding(10, 4), nn.Linear(4, 2))
+    orders = torch.stack([torch.randperm(10, generator=torch.Generator().manual_seed(seed)) for seed in range(40)])
+    assert calibration_for(capture(words, (orders[:2],)), orders).distinct == 40
+
+
+def test_copies_of_one_image_do_not_drive_the_others_out_of_the_fit(gm: fx.GraphModule) -> None:
+    x = images(41)
+    calibration = calibration_for(gm, torch.cat([x[:1].expand(400, -1, -1, -1), x[1:]]))
+    fitting, judging = (
+        torch.cat([batch for (batch,) in calibration.batches_of(part)]).flatten(1).unique(dim=0)
+        for part in (calibration.fitting, calibration.judging)
+    )
+    assert (len(fitting), len(judging)) == (36, 5)
+
+
+class Steps(nn.Module):
+    """Reads sequences with the time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.GRU(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.cells(x)[0][-1])
+        return y
+
+
+def test_sequences_with_the_time_first_stay_in_one_piece() -> None:
+    x = [torch.randn(5, 8, 3) for _ in range(6)]
+    found = calibration_for(capture(Steps(), (x[0],), dynamic_shapes=({1: Dim.AUTO},)), x)
+    assert len(found.batches) == 6 and found.held_out == 1
+    assert all(any(torch.equal(batch, one) for one in x) for (batch,) in found.batches)
+
+
+def test_an_input_has_the_name_that_the_forward_gives_it() -> None:
+    gm = capture(nn.Sequential(nn.Linear(3, 2)), (torch.randn(2, 3),))
+    (node,) = (node for node in gm.graph.nodes if node.op == "placeholder")
+    assert str(node.target) == "input" != node.name
+    for name in ("input", node.name):
+        assert calibration_for(gm, [{name: torch.randn(6, 3)}]).count == 6

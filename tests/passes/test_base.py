@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 
 import torch
+from torch import Tensor, nn
 
+from fxprune.calibrate.descent import trainable
 from fxprune.capture import capture
 from fxprune.passes.base import analysed, clone, not_finite, replace_tensor
 from tests.networks import build, images
@@ -44,3 +46,33 @@ def test_what_corrections_write_must_be_finite_and_a_mask_need_not() -> None:
     assert list(not_finite(gm)) == [name]
     replace_tensor(gm, "head.bias", torch.full_like(gm.get_parameter("head.bias"), torch.nan))
     assert set(not_finite(gm)) == {name, "head.bias"}
+
+
+class Named(nn.Module):
+    """A layer that is known by a second name, and a second layer with its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.second.weight = self.first.weight
+        self.body = nn.Sequential(self.first, nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.second(self.body(x)))
+        return y
+
+
+def test_a_tensor_is_replaced_under_all_its_names() -> None:
+    model = Named()
+    gm = clone(capture(model, (torch.randn(2, 3),)))
+    replace_tensor(gm, "body.0.weight", torch.ones(3, 3))
+    names = ("first.weight", "second.weight", "body.0.weight")
+    assert len({id(gm.get_parameter(name)) for name in names}) == 1
+    assert bool((gm.get_parameter("first.weight") == 1).all())
+    assert len(list(gm.parameters())) == len(list(model.parameters()))
+    assert not bool((model.first.weight == 1).any())
+
+
+def test_what_has_several_names_learns_too() -> None:
+    gm = clone(capture(Named(), (torch.randn(2, 3),)))
+    assert {gm.get_parameter(name) for name in trainable(gm)} == set(gm.parameters())

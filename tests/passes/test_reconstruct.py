@@ -7,7 +7,8 @@ from textwrap import dedent
 
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
+from torch.nn.functional import linear
 
 from fxprune.calibrate.images import Calibration, calibration_for
 from fxprune.calibrate.judge import output_error
@@ -149,3 +150,29 @@ def test_what_is_missing_is_named() -> None:
     gm = clone(capture(build("Plain"), (images(),)))
     with pytest.raises(RewriteError, match="Reconstruct needs dense, coupling, plan, calibration"):
         Reconstruct()(gm)
+
+
+class ScaledBias(nn.Module):
+    """The bias of a layer is a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = nn.Linear(8, 32), nn.Linear(24, 5)
+        self.weight, self.bias = nn.Parameter(torch.randn(24, 32) / 4), nn.Parameter(torch.randn(24))
+        self.scale = nn.Parameter(torch.full((24,), 3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(linear(self.first(x).relu(), self.weight, self.bias * self.scale).relu())
+        return y
+
+
+def test_a_bias_may_be_computed() -> None:
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(1))
+    gm = capture(ScaledBias().eval(), (x[:2],))
+    small = shrink(gm, Plan({"first.weight": list(range(20)), "weight": list(range(20))}))
+    calibration = small.meta["fxprune"]["calibration"] = calibration_for(gm, x, batch_size=50)
+    before, weights = output_error(gm, small, calibration), small.get_parameter("weight").detach().clone()
+    assert modified(Reconstruct()(small)) and modified(Fuse()(small))
+    assert output_error(gm, small, calibration) < 0.5 * before
+    assert not torch.equal(small.get_parameter("weight"), weights)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import fx
 
+from fxprune.calibrate.descent import trainable
 from fxprune.calibrate.images import calibration_for
 from fxprune.calibrate.judge import output_error
 from fxprune.capture import capture
@@ -119,5 +120,5 @@ def test_work_for_less_than_an_epoch_is_not_begun() -> None:
 def test_the_schedule_is_not_rounded_to_half_precision() -> None:
     gm = planned("Residual").to(torch.bfloat16)
     found = gm.meta["fxprune"]
-    masks = _leaving(gm, Kept.under(found["coupling"], found["plan"]))
+    masks = _leaving(trainable(gm), Kept.under(found["coupling"], found["plan"]))
     assert masks and all(mask.dtype is torch.float32 for mask in masks.values())

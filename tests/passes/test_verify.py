@@ -14,7 +14,7 @@ from fxprune.passes.base import clone
 from fxprune.passes.lift import Lift
 from fxprune.passes.pin_sizes import PinSizes
 from fxprune.passes.shrink import Shrink
-from fxprune.passes.verify import Verify, confirm
+from fxprune.passes.verify import Verify, confirm, relative_error
 from tests.networks import build, images, inputs, modified
 
 PLAN = fp.Plan({"conv1.0.weight": [0, 2, 5]})
@@ -147,3 +147,24 @@ def test_removing_is_zeroing_activations(name: str, producers: list[str], dim: i
     small = fp.shrink(gm, fp.Plan({group.name: kept}))
     wanted = masked_by_hand(model, producers, dim, stays, x)
     assert torch.allclose(small(x), wanted, rtol=1e-10, atol=1e-12)
+
+
+class Spectrum(nn.Module):
+    """Its outputs are complex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.head = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(self.head(self.hidden(x).relu()))
+
+
+def test_complex_outputs_are_rounded_too() -> None:
+    x, model = torch.randn(8, 4), Spectrum().eval()
+    result = fp.prune(model, x, budget=fp.Budget(params=0.6), recipe="magnitude")
+    proof = result.report.verification
+    assert proof is not None and proof.ok and result.model(x).is_complex()
+    values = torch.randn(5, dtype=torch.complex128)
+    assert 0 < relative_error(values * (1 + 1e-15), values) < 1e-14
+    assert relative_error(values * 1j, values) > 0.1
