@@ -5,6 +5,8 @@
 Both folders hold images in a folder for each class, as torchvision's ImageFolder reads them; --train may be any folder
 of images, for their labels are not looked at. The weights are torchvision's IMAGENET1K_V1 (76.13 % top-1), downloaded,
 or those of --weights. It prints the accuracy on the whole of --val before and after, the time, and the peak memory.
+With --out the smaller network is saved there; after an interruption the same command goes on from the state in
+OUT.partial.
 
     python benchmarks/resnet50_imagenet.py --random --images 2048 --recipe fast --device cuda
 
@@ -30,16 +32,22 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import ResNet50_Weights, resnet50
 
 import fxprune as fp
+from fxprune.cli.console import INTERRUPTED
+from fxprune.cli.prune import state_folder
+from fxprune.cli.results import check_writable
+from fxprune.cli.weights import load_weights
+from fxprune.errors import CalibrationError, FxpruneError
 
 WEIGHTS = ResNet50_Weights.IMAGENET1K_V1
 SUFFIXES = {".jpeg", ".jpg", ".png", ".webp", ".bmp"}
 CLASSES = 1000
+Files = Sequence[tuple[Path, int]]  # with their labels
 
 
 class Images(Dataset[tuple[Tensor, int]]):
     """Image files with labels, resized and cropped as the weights want it: [3, 224, 224]."""
 
-    def __init__(self, files: Sequence[tuple[Path, int]]) -> None:
+    def __init__(self, files: Files) -> None:
         self.files = files
         self.transform = WEIGHTS.transforms()
 
@@ -48,14 +56,16 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.files[index]
-        with Image.open(path) as image:
-            return self.transform(image.convert("RGB")), label
+        try:
+            with Image.open(path) as image:
+                return self.transform(image.convert("RGB")), label
+        except (OSError, SyntaxError, ValueError) as error:
+            raise CalibrationError(f"{path} cannot be decoded as an image: {error}") from error
 
 
-def files_of(folder: Path) -> list[tuple[Path, int]]:
-    """All images below a folder, sorted, each with the position of its class folder among all of them.
-
-    Exits with one line where there are none.
+def files_of(folder: Path) -> Files:
+    """All images below a folder, sorted, each with the position of its class folder among all of them; -1 where it is
+    in none. Exits with one line where there are none.
     """
     if not folder.is_dir():
         raise SystemExit(f"{folder} is no folder")
@@ -66,12 +76,23 @@ def files_of(folder: Path) -> list[tuple[Path, int]]:
     return [(path, labels.get(folder / path.relative_to(folder).parts[0], -1)) for path in found]
 
 
-def calibration(options: argparse.Namespace) -> Tensor:
+def tested(folder: Path) -> Files:
+    """As `files_of`, of images that lie in a folder for each class. Exits with one line where one does not."""
+    found = files_of(folder)
+    astray = next((path for path, label in found if label < 0), None)
+    if astray is not None:
+        raise SystemExit(f"{astray} is in no class folder: --val wants a folder for each class")
+    classes = len({label for _, label in found})
+    if classes != CLASSES:
+        print(f"{folder} has {classes} class folders, not {CLASSES}: no true top-1", file=sys.stderr)
+    return found
+
+
+def calibration(files: Files, options: argparse.Namespace) -> Tensor:
     """A draw of the training images, or random ones: [images, 3, 224, 224]."""
     generator = torch.Generator().manual_seed(options.seed)
     if options.random:
         return torch.randn(options.images, 3, 224, 224, generator=generator)
-    files = files_of(options.train)
     if len(files) < options.images:
         print(f"{options.train} holds {len(files)} images, fewer than {options.images}", file=sys.stderr)
     chosen = torch.randperm(len(files), generator=generator)[: options.images].tolist()
@@ -84,7 +105,7 @@ def calibration(options: argparse.Namespace) -> Tensor:
     return found
 
 
-def loader(files: Sequence[tuple[Path, int]], options: argparse.Namespace) -> DataLoader[tuple[Tensor, int]]:
+def loader(files: Files, options: argparse.Namespace) -> DataLoader[tuple[Tensor, int]]:
     """Batches of images and labels."""
     return DataLoader(Images(files), options.batch_size, num_workers=options.workers)
 
@@ -98,12 +119,12 @@ def network(options: argparse.Namespace) -> nn.Module:
         return model.eval()
     try:
         if options.weights:
-            model.load_state_dict(torch.load(options.weights, weights_only=True))
+            load_weights(model, options.weights)
         else:
             model.load_state_dict(WEIGHTS.get_state_dict(progress=True, check_hash=True))
     except (OSError, RuntimeError) as error:
-        where = options.weights or "torchvision's server (--weights takes a file)"
-        raise SystemExit(f"no weights from {where}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise SystemExit(f"no weights from torchvision's server ({reason}): --weights takes a file") from error
     return model.eval()
 
 
@@ -117,13 +138,9 @@ def settle(model: nn.Module, images: Tensor) -> None:
 
 
 @torch.inference_mode()
-def top1(model: nn.Module, options: argparse.Namespace, title: str) -> float:
+def top1(model: nn.Module, files: Files, options: argparse.Namespace, title: str) -> float:
     """The share of the validation images that are classified rightly, in percent."""
-    files = files_of(options.val)
-    classes = {label for _, label in files}
     files = files[:: max(1, len(files) // (options.val_limit or len(files)))][: options.val_limit]
-    if classes != set(range(CLASSES)):
-        print(f"{options.val} has {len(classes)} class folders, not {CLASSES}: no true top-1", file=sys.stderr)
     hits = done = 0
     for x, y in loader(files, options):
         hits += int((model(x.to(options.device)).argmax(1).cpu() == y).sum())
@@ -133,13 +150,16 @@ def top1(model: nn.Module, options: argparse.Namespace, title: str) -> float:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Prune, and what came of it."""
+    """Prune, and what came of it. What is wrong with the files is said before any is read."""
+    train, val = ((), ()) if options.random else (files_of(options.train), tested(options.val))
+    if options.out:
+        check_writable(options.out, None)
     model = network(options).to(options.device)
-    images = calibration(options)
+    images = calibration(train, options)
     if options.random:
         settle(model, images[:16].to(options.device))
-    before = None if options.random else top1(model, options, "test before")
-    cuda = options.device.startswith("cuda")
+    before = None if options.random else top1(model, val, options, "test before")
+    cuda = options.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
@@ -150,6 +170,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         calibration=images,
         recipe=options.recipe,
         seed=options.seed,
+        checkpoint=state_folder(options.out) if options.out else None,
         progress=show,
     )
     if cuda:
@@ -165,7 +186,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "flops_before": result.report.before["flops"],
         "flops_after": result.report.after["flops"],
         "top1_before": before,
-        "top1_after": None if options.random else top1(result.model, options, "test after"),
+        "top1_after": None if options.random else top1(result.model, val, options, "test after"),
         "seconds": seconds,
         "peak_bytes": peak,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
@@ -195,24 +216,46 @@ def show(stage: str, done: int, total: int) -> None:
         print(f"{stage} {done}/{total}", file=sys.stderr, flush=True)
 
 
-def arguments() -> argparse.Namespace:
+def count(text: str) -> int:
+    """A whole number above 0."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return int(text)
+
+
+def share(text: str) -> float:
+    """A number above 0, at most 1."""
+    if not 0 < float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most 1")
+    return float(text)
+
+
+def device(text: str) -> torch.device:
+    """A device that is there."""
+    try:
+        return torch.zeros((), device=text).device
+    except (AssertionError, RuntimeError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, help="a folder of training images")
     parser.add_argument("--val", type=Path, help="a folder of validation images, a folder for each class")
     parser.add_argument("--weights", type=Path, help="a state dict of torchvision's resnet50, instead of a download")
     parser.add_argument("--random", action="store_true", help="random weights and images, for time and memory alone")
-    parser.add_argument("--images", type=int, default=2560)
-    parser.add_argument("--flops", type=float, default=1 / 1.73, help="the share to keep")
-    parser.add_argument("--recipe", default="psp")
+    parser.add_argument("--images", type=count, default=2560)
+    parser.add_argument("--flops", type=share, default=1 / 1.73, help="the share to keep")
+    parser.add_argument("--recipe", default="psp", choices=("psp", "fast", "best", "magnitude"))
     parser.add_argument("--seed", type=int, default=0, help="of the draw of images, and of everything else")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch-size", type=int, default=64, help="of reading and testing")
+    parser.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=count, default=64, help="of reading and testing")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="processes that read images")
-    parser.add_argument("--val-limit", type=int, help="validation images, evenly spaced; all where nothing is said")
+    parser.add_argument("--val-limit", type=count, help="validation images, evenly spaced; all where nothing is said")
     parser.add_argument("--out", type=Path, help="where to save the smaller network")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if not options.random and not (options.train and options.val):
         parser.error("give --train and --val, or --random")
     return options
@@ -221,7 +264,14 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Run the recipe and print what came of it."""
     options = arguments()
-    found = measure(options)
+    try:
+        found = measure(options)
+    except FxpruneError as error:  # one that a process raised which reads images brings the traceback from there
+        raise SystemExit(f"error: {str(error).strip().splitlines()[-1]}") from error
+    except KeyboardInterrupt:
+        left = f": the same command goes on from {state_folder(options.out)}" if options.out else ""
+        print(f"\ninterrupted{left}", file=sys.stderr)
+        raise SystemExit(INTERRUPTED) from None
     print(json.dumps(found) if options.json else summary(found))
 
 

@@ -174,7 +174,7 @@ def datafree(use: Settings) -> Passes:
     """Closed form and a short polish, on images that are made from the network's own BatchNorm statistics: no data."""
     if use.calibration is not None:
         raise CalibrationError(
-            "recipe='datafree' makes its own images and looks at no others: leave calibration= out, or choose 'fast'"
+            "the recipe 'datafree' makes its own images and looks at no others: leave calibration out, or choose 'fast'"
         )
     return (
         Synthesise(seed=use.seed, progress=use.progress),

@@ -217,7 +217,7 @@ def test_progress_is_told() -> None:
             fp.PlanError,
             "recipe 'slow' is not known; there are: fast, psp, best, datafree",
         ),
-        ({"calibration": None}, CalibrationError, "calibration= is missing"),
+        ({"calibration": None}, CalibrationError, "calibration is missing"),
         ({"calibration": []}, CalibrationError, "no images"),
         ({"calibration": torch.zeros(0, 3, 8, 8)}, CalibrationError, "no images"),
         ({"calibration": torch.full((4, 3, 8, 8), torch.nan)}, CalibrationError, "holds NaN or infinity"),

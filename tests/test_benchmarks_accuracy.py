@@ -26,6 +26,7 @@ from benchmarks.accuracy_ours import example, passes, run, without
 from benchmarks.accuracy_records import append, in_a_process, load, spread, write
 from benchmarks.accuracy_retrain import augmented, train
 from benchmarks.accuracy_rows import KEY, Task
+from fxprune.errors import CalibrationError
 from fxprune.passes.base import PLAN, state
 from fxprune.passes.choose import Choose
 
@@ -415,6 +416,61 @@ def test_folders_without_images_are_refused(tmp_path: Path) -> None:
         resnet50.files_of(tmp_path / "none")
     with pytest.raises(SystemExit, match="holds no images"):
         resnet50.files_of(tmp_path)
+
+
+def test_validation_images_want_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "n01").mkdir()
+    Image.new("L", (30, 20)).save(tmp_path / "n01" / "a.png")
+    assert len(resnet50.tested(tmp_path)) == 1 and "has 1 class folders, not 1000" in capsys.readouterr().err
+    Image.new("L", (30, 20)).save(tmp_path / "b.png")
+    with pytest.raises(SystemExit, match=r"b\.png is in no class folder"):
+        resnet50.tested(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train", "train"], "give --train and --val, or --random"),
+        (["--random", "--images", "-5"], "--images: -5 is not above 0"),
+        (["--random", "--val-limit", "0"], "--val-limit: 0 is not above 0"),
+        (["--random", "--flops", "58"], "--flops: 58 is not above 0 and at most 1"),
+        (["--random", "--recipe", "datafree"], "--recipe: invalid choice: 'datafree'"),
+        (["--random", "--device", "abacus"], "--device: abacus cannot be used"),
+    ],
+)
+def test_what_the_command_cannot_do_is_refused_at_once(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        resnet50.arguments(words)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--train", "{0}", "--val", "{0}/nowhere"], "nowhere is no folder"),
+        (["--train", "{0}", "--val", "{0}/val", "--weights", "{0}/w.pth"], "error: .*w.pth cannot be read as plain"),
+        (["--random", "--out", "{0}"], r"error: .* holds \w+(\.\w+)? and no earlier result"),
+    ],
+)
+def test_wrong_files_are_named_before_the_work(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "val" / "n01").mkdir(parents=True)
+    Image.new("L", (30, 20)).save(tmp_path / "val" / "n01" / "a.png")
+    (tmp_path / "w.pth").write_bytes(b"junk")
+    monkeypatch.setattr("sys.argv", ["resnet50_imagenet.py", *(word.format(tmp_path) for word in words)])
+    with pytest.raises(SystemExit, match=message):
+        resnet50.main()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_decoded_is_named(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no image")
+    options = resnet50.arguments(["--random", "--workers", str(workers)])
+    with pytest.raises(CalibrationError, match=r"a\.png cannot be decoded as an image"):
+        list(resnet50.loader(resnet50.files_of(tmp_path), options))
 
 
 def test_settled_networks_have_the_statistics_of_the_images() -> None:

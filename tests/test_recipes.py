@@ -178,7 +178,7 @@ def test_batch_norms_that_remember_nothing_are_noticed() -> None:
 
 
 def test_who_makes_images_takes_none() -> None:
-    with pytest.raises(CalibrationError, match="looks at no others: leave calibration= out"):
+    with pytest.raises(CalibrationError, match="looks at no others: leave calibration out"):
         digits(recipe="datafree")
 
 

@@ -150,7 +150,7 @@ def sampled_inputs(gm: fx.GraphModule) -> list[fx.Node]:
             found = "a single number" if isinstance(value, Tensor) else f"of type {type(value).__name__}"
             raise CalibrationError(
                 f"input `{node.name}` is {found}, not a tensor of samples: keep it in the module or leave it to its "
-                "default, for calibration cannot give it; or choose recipe='magnitude', which needs no images"
+                "default, for calibration cannot give it; or choose the recipe 'magnitude', which needs no images"
             )
     return inputs
 

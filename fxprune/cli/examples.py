@@ -9,18 +9,24 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from fxprune.cli.console import note
 from fxprune.cli.models import Network
 from fxprune.errors import CalibrationError
 from fxprune.types import Plan
 
 SAMPLES = 2  # one would be taken for a fixed batch size
+USUAL = (3, 224, 224)  # of one input, where nobody says
 
 
 def noise(network: Network, input_size: tuple[int, ...] | None) -> tuple[Tensor, ...] | None:
     """Noise of the shape of two inputs; None for an exported program, which brings its own."""
     if isinstance(network.model, ExportedProgram):
         return None
-    return (torch.randn(SAMPLES, *(input_size or network.input_size)),)
+    size = input_size or network.input_size
+    if size is None:
+        size = USUAL
+        note(f"inputs are taken to be {','.join(map(str, USUAL))}: give --input-size where they are not")
+    return (torch.randn(SAMPLES, *size),)
 
 
 def first_of(calibration: Iterable[Any]) -> tuple[tuple[Any, ...], dict[str, Any] | None]:

@@ -27,13 +27,13 @@ class Network:
 
     model: a module in evaluation mode, or an exported program.
     preprocessing: what published weights of this architecture expect of images; None where nobody says.
-    input_size: shape of one input.
+    input_size: shape of one input; None where nobody says.
     random: whether the weights are those of the initialisation.
     """
 
     model: nn.Module | ExportedProgram
     preprocessing: Preprocessing | None = None
-    input_size: tuple[int, ...] = (3, 224, 224)
+    input_size: tuple[int, ...] | None = None
     random: bool = False
 
 

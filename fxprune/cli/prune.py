@@ -23,7 +23,7 @@ from fxprune.errors import OutputError
 from fxprune.recipes import Settings
 
 RECIPES = (
-    "fast: closed form, in seconds; psp: two-phase reconstruction, in minutes; best: the most accurate, the slowest; "
+    "fast: closed form, the quickest; psp: two-phase reconstruction; best: as psp, with four times the work; "
     "datafree: corrected without any image; magnitude: removed by weight, nothing corrected."
 )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import torch
+from torch.export import ExportedProgram
 
 import fxprune as fp
 from fxprune.cli.console import working
@@ -27,9 +28,8 @@ def verify(spec: str, plan: Path, weights: Path | None, input_size: tuple[int, .
     """Shrink SPEC by a plan and compare it with the oracle, in float64. Exits with 1 where they differ."""
     chosen = read_plan(plan)
     network = resolve(spec, weights)
-    example = noise(network, input_size)
-    if example is not None and input_size is None:
-        example = of_plan(chosen) or example
+    planned = None if input_size or isinstance(network.model, ExportedProgram) else of_plan(chosen)
+    example = planned or noise(network, input_size)
     with working("shrinking and comparing"), torch.no_grad():
         gm = fp.capture(network.model, example)
         proof = fp.verify(gm, fp.shrink(gm, chosen), chosen)

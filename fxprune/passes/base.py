@@ -86,7 +86,7 @@ def require(gm: fx.GraphModule, reader: str, *keys: str) -> None:
     """Raise RewriteError unless the earlier passes have handed on `keys`."""
     missing = [key for key in keys if key not in state(gm)]
     if missing == [CALIBRATION]:
-        raise CalibrationError(f"{reader} needs images to correct by: give calibration= a few hundred, unlabelled")
+        raise CalibrationError(f"{reader} needs images to correct by: give a few hundred as calibration, unlabelled")
     if missing:
         makers = " and ".join(dict.fromkeys("Shrink" if key == DENSE else "Choose" for key in reversed(missing)))
         raise RewriteError(f"{reader} needs {', '.join(missing)} in gm.meta[{META!r}]: run {makers} before it")

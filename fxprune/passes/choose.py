@@ -114,8 +114,8 @@ class Choose(PassBase):
         wanted = "importance" if needs_images(self.importance) else "budget" if self.budget.max_error else ""
         if wanted and not seen:
             raise CalibrationError(
-                f"calibration= is missing, and this {wanted} needs it: give a few hundred unlabelled images, or choose "
-                "recipe='datafree', which makes images from the network itself, or recipe='magnitude', which looks at "
+                f"calibration is missing, and this {wanted} needs it: give a few hundred unlabelled images, or choose "
+                "the recipe 'datafree', which makes images from the network itself, or 'magnitude', which looks at "
                 "the weights alone and corrects nothing"
             )
 

@@ -214,7 +214,7 @@ def test_ids_that_have_no_row_are_refused_and_real_ones_wanted() -> None:
 )
 def test_an_input_without_samples_is_refused_by_name(scale: Tensor | int, kind: str) -> None:
     given = (torch.randn(2, 4), scale)
-    message = f"input `scale` is {kind}, not a tensor of samples: .* recipe='magnitude'"
+    message = f"input `scale` is {kind}, not a tensor of samples: .* the recipe 'magnitude'"
     with pytest.raises(CalibrationError, match=message):
         fp.prune(Scaled(), given, budget=HALF, recipe="datafree")
     with pytest.raises(CalibrationError, match=message):

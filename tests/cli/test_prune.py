@@ -112,6 +112,13 @@ def test_a_folder_with_other_files_is_refused_before_the_work(networks: Path, tm
     assert result.exit_code == 1 and "holds thesis.txt and no earlier result" in result.stderr
 
 
+def test_the_size_of_inputs_that_nobody_says_is_mentioned(networks: Path, tmp_path: Path) -> None:
+    arguments = (f"{networks}:tiny", "--flops", 0.7, "--recipe", "magnitude", "--out", tmp_path / "out")
+    noted = "note: inputs are taken to be 3,224,224: give --input-size where they are not"
+    assert noted in prune(*arguments).stderr
+    assert noted not in prune(*arguments, "--input-size", "3,16,16").stderr
+
+
 def test_random_weights_are_mentioned(networks: Path, tmp_path: Path) -> None:
     result = prune(
         "torchvision:squeezenet1_1",
@@ -173,8 +180,8 @@ def test_missing_images_are_told_with_the_recipes_that_need_none(networks: Path,
     options = ("--input-size", "3,8,8", "--flops", 0.6, "--out", tmp_path / "out")
     result = prune(f"{networks}:tiny", "--recipe", recipe, *options)
     assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1)
-    assert result.stderr.startswith("error: calibration= is missing")
-    assert "recipe='datafree'" in result.stderr and "recipe='magnitude'" in result.stderr
+    assert result.stderr.startswith("error: calibration is missing")
+    assert "the recipe 'datafree'" in result.stderr and "'magnitude'" in result.stderr
 
 
 def test_an_error_as_a_budget(networks: Path, tmp_path: Path) -> None:
