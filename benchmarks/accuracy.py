@@ -2,10 +2,10 @@
 
     python -m benchmarks.accuracy [--resume] [--only PATTERN ...] [--rows ROW ...] [--seeds 0 1 2] [--write]
 
-Networks and images are those of the folder FXPRUNE_DATA (see its README): trained by others, labelled by others. Test
-images choose nothing. Every row runs in a process of its own, so that its peak memory is its own. Results are appended
-to a file of JSON lines; a run that was stopped is continued with --resume. --write makes the tables and the plot of
-what the file holds.
+Networks and images are those of the folder FXPRUNE_DATA (docs/benchmarks.md says what is there): trained by others,
+labelled by others. Test images choose nothing. Every row runs in a process of its own, so that its peak memory is its
+own. Results are appended to a file of JSON lines; a run that was stopped is continued with --resume. --write makes the
+tables and the plot of what the file holds.
 """
 
 from __future__ import annotations

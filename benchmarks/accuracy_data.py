@@ -1,6 +1,7 @@
 """Trained networks, their images, and how well a smaller network does on them.
 
-Both lie in the folder FXPRUNE_DATA (see its README): trained by others, labelled by others. Test images choose nothing.
+Both lie in the folder FXPRUNE_DATA (docs/benchmarks.md says what is there): trained and labelled by others. Test images
+choose nothing.
 """
 
 from __future__ import annotations
