@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from fxprune.calibrate.gather import gathered
 from fxprune.calibrate.room import images_at_once
+from fxprune.capture import capture_info
 from fxprune.checkpoint import fingerprint
 from fxprune.errors import CalibrationError
 
@@ -108,7 +110,8 @@ def calibration_for(
     """Check unlabelled calibration data against the inputs of a captured graph and cut it into batches.
 
     data: a tensor [images, ...], a DataLoader, or any iterable of tensors, tuples (first item: the input) or dicts
-        (by the names of the inputs). It is read once. A Calibration is taken as it is.
+        (by the names of the inputs, or like the one that the forward takes). It is read once. A Calibration is taken
+        as it is.
     batch_size: images in a batch; 64 where nothing is said, or as many as fit a pass through the network.
     held_out: the share of the images kept apart for judging, drawn with `seed`; in whole batches where the graph takes
         no others.
@@ -119,7 +122,7 @@ def calibration_for(
     if isinstance(data, Calibration):
         return data
     inputs = sampled_inputs(gm)
-    columns = gathered(_checked(inputs, data))
+    columns = gathered(_checked(inputs, data, _whole(gm)))
     if not columns or len(columns[0]) == 0:
         raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
     most = min(BATCH, images_at_once(gm))
@@ -199,14 +202,25 @@ def _copies_together(order: Tensor, same: Tensor, share: float) -> tuple[Tensor,
     return order[grouped], len(order) - begin if apart and begin else 0
 
 
-def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
+def _whole(gm: fx.GraphModule) -> Mapping[Any, Any] | None:
+    """The dict that the network's forward takes as its only argument, as in the example; None where it takes others."""
+    info = capture_info(gm)
+    alone = len(info.args) == 1 and not info.kwargs and isinstance(info.args[0], Mapping)
+    return info.args[0] if alone else None
+
+
+def _checked(inputs: list[fx.Node], data: Any, whole: Mapping[Any, Any] | None) -> Iterator[Batch]:
     """Each item of the data as one tensor for each input of the graph."""
     items: Iterable[Any] = [data] if isinstance(data, Tensor) else data
     if isinstance(data, Mapping) or not isinstance(items, Iterable):
         raise CalibrationError(f"calibration must be a tensor or an iterable of batches, not {type(data).__name__}")
     first: Batch = ()
     for number, item in enumerate(items):
-        batch = _tensors(inputs, item, number)
+        batch = _tensors(inputs, item, number, whole)
+        if len(batch) != len(inputs):
+            raise CalibrationError(
+                f"calibration batch {number} holds {len(batch)} inputs; the model takes {len(inputs)}"
+            )
         for node, tensor, known in zip(inputs, batch, first or batch, strict=True):
             _check(node, tensor, number)
             if tensor.shape[1:] != known.shape[1:]:
@@ -220,22 +234,22 @@ def _checked(inputs: list[fx.Node], data: Any) -> Iterator[Batch]:
         yield batch
 
 
-def _tensors(inputs: list[fx.Node], item: Any, number: int) -> Batch:
+def _tensors(inputs: list[fx.Node], item: Any, number: int, whole: Mapping[Any, Any] | None) -> Batch:
+    if whole is not None and isinstance(item, (tuple, list)) and item and isinstance(item[0], Mapping):
+        item = item[0]
     if isinstance(item, Mapping):
         names = [next((n for n in (str(node.target), node.name) if n in item), node.name) for node in inputs]
-        missing = [name for name in names if name not in item]
+        keys = names if whole is None else [*whole]
+        missing = [key for key in keys if key not in item]
         if missing:
             raise CalibrationError(f"calibration batch {number} lacks the inputs {missing}; it has {[*item]}")
-        return tuple(item[name] for name in names)
+        return tuple(pytree.tree_leaves([item[key] for key in keys]))
     if isinstance(item, (tuple, list)):
         if not item:
             raise CalibrationError(f"calibration batch {number} is an empty {type(item).__name__}")
         nested = item[0] if isinstance(item[0], (tuple, list)) else item
         item = nested[0] if len(inputs) == 1 else tuple(nested[: len(inputs)])
-    batch = item if isinstance(item, tuple) else (item,)
-    if len(batch) != len(inputs):
-        raise CalibrationError(f"calibration batch {number} holds {len(batch)} inputs; the model takes {len(inputs)}")
-    return batch
+    return item if isinstance(item, tuple) else (item,)
 
 
 def _check(node: fx.Node, tensor: Any, number: int) -> None:

@@ -235,3 +235,30 @@ def test_an_input_has_the_name_that_the_forward_gives_it() -> None:
     assert str(node.target) == "input" != node.name
     for name in ("input", node.name):
         assert calibration_for(gm, [{name: torch.randn(6, 3)}]).count == 6
+
+
+class Batched(nn.Module):
+    """Takes a batch as a dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(3, 4), nn.Linear(2, 4)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        y: Tensor = self.left(batch["a"]) + self.right(batch["more"][0])
+        return y
+
+
+def test_a_dict_that_the_forward_takes_whole() -> None:
+    gm = capture(Batched(), ({"a": torch.randn(2, 3), "more": [torch.randn(2, 2)]},))
+    a, b = torch.randn(6, 3), torch.randn(6, 2)
+    item = {"label": torch.zeros(6), "more": [b], "a": a}
+    for data in ([item], [(item,)], [(item, torch.zeros(6))]):
+        (batch,) = calibration_for(gm, data, held_out=0).batches
+        order = batch[0][:, 0].argsort()
+        assert torch.equal(batch[0][order], a[a[:, 0].argsort()]) and torch.equal(batch[1][order], b[a[:, 0].argsort()])
+    assert calibration_for(gm, [(a, b)]).count == 6
+    with pytest.raises(CalibrationError, match=r"batch 0 lacks the inputs \['more'\]; it has \['a'\]"):
+        calibration_for(gm, [{"a": a}])
+    with pytest.raises(CalibrationError, match="holds 3 inputs; the model takes 2"):
+        calibration_for(gm, [{"a": a, "more": [b, b]}])
