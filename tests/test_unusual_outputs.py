@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import fxprune as fp
+from fxprune.calibrate.images import calibration_for
+from fxprune.calibrate.lesson import Lesson
+from fxprune.calibrate.measure import measured
+from fxprune.coupling.kept import Kept
 from fxprune.errors import BudgetError
+from fxprune.importance import magnitude
+from fxprune.passes.choose import tensors_of
 
 BUDGET = fp.Budget(flops=0.6)
 DATA = torch.randn(96, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -176,15 +182,19 @@ class OneNumber(Small):
 
 
 def test_one_number_an_image_is_learned_from_and_judged_one_image_at_a_time() -> None:
-    found = [
-        fp.prune(OneNumber(baked), DATA[:1], budget=fp.Budget(max_error=0.3), calibration=DATA, recipe="fast").report
-        for baked in (False, True)
-    ]
-    kept = [report.after["flops"] / report.before["flops"] for report in found]
-    assert max(kept) < 0.95 and abs(kept[0] - kept[1]) < 0.2
-    learned = fp.prune(OneNumber(True), DATA[:1], budget=BUDGET, calibration=DATA[:64], recipe="psp").report
-    refine = next(stage for stage in learned.stages if stage.stage == "refine")
-    assert refine.after < 0.9 * refine.before
+    """As where a batch holds many: `measured` and `Lesson` see what they see there."""
+    errors, variances = [], []
+    for baked in (False, True):
+        gm = fp.capture(OneNumber(baked), DATA[: 1 if baked else 2])
+        coupling, tensors = fp.analyze(gm), tensors_of(gm)
+        removals = {group.name: magnitude(group, tensors, ()) for group in coupling.groups}
+        found = measured(gm, coupling, removals, {}, calibration_for(gm, DATA[:24], held_out=0), shares=(0.5,))
+        errors.append([removal.errors[-1] for removal in found.values()])
+        whole, data = Kept.under(coupling, fp.Plan({})), calibration_for(gm, DATA[:24])
+        taught = Lesson(gm, gm, whole, data, inside=5.0, batch_size=8, augment=False, memory=1 << 30)
+        variances.append([float(taught._variance[name]) for name in taught._outputs])
+    assert errors[1] == pytest.approx(errors[0], rel=1e-3)
+    assert variances[1] == pytest.approx(variances[0], rel=1e-3)
 
 
 class HandedThrough(Small):
