@@ -150,8 +150,9 @@ class _Weights:
         """
         gradients = [leaf.grad for leaf in self._leaves.values() if leaf.grad is not None]
         if not self.scaler.is_enabled() and not bool(get_total_norm(gradients).isfinite()):
-            for leaf in self._leaves.values():
-                leaf.grad = None
+            for optimizer in self.optimizers:
+                optimizer.zero_grad()
+            return
         stepped = False
         for optimizer in self.optimizers:
             leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]

@@ -134,8 +134,8 @@ def outputs_of(gm: fx.GraphModule) -> tuple[str, ...]:
 def judged_of(gm: fx.GraphModule) -> tuple[str, ...]:
     """The names of the nodes by which a network is judged: what it returns, inputs handed through apart; where none of
     that is floating-point, the floating-point values that it is made of, such as the logits under an argmax."""
-    returned = outputs_of(gm)
-    returned = tuple(name for name in returned if name not in inputs_of(gm)) or returned
+    outputs, inputs = outputs_of(gm), inputs_of(gm)
+    returned = tuple(name for name in outputs if name not in inputs) or outputs
     stack = [node for node in gm.graph.nodes if node.name in returned]
     if any(map(is_floating, stack)):
         return returned

@@ -125,13 +125,13 @@ def calibration_for(
     columns = gathered(_checked(inputs, data, _whole(gm)))
     if not columns or len(columns[0]) == 0:
         raise CalibrationError("calibration holds no images: give at least one, better a few hundred")
-    most = min(BATCH, images_at_once(gm))
-    size = _static_batch(inputs) or batch_size or most
-    count = len(columns[0]) if _static_batch(inputs) is None else len(columns[0]) // size * size
+    baked = _static_batch(inputs)
+    fixed = baked is not None
+    size = baked or batch_size or min(BATCH, images_at_once(gm))
+    unit = size if fixed else 1  # whole batches stay as they are: their first axis may be that of time
+    count = len(columns[0]) // unit * unit
     if count == 0:
         raise CalibrationError(f"the model bakes a batch of {size} in, but calibration holds {len(columns[0])} images")
-    fixed = _static_batch(inputs) is not None
-    unit = size if fixed else 1  # whole batches stay as they are: their first axis may be that of time
     order, same = _drawn(count, unit, seed), _same(columns)
     if fixed:  # one batch at least where there are several
         apart = size * max(round(held_out * count / size), int(held_out > 0 and size < count))
